@@ -12,6 +12,7 @@
 
 mod cpu;
 
+pub mod cases;
 pub mod reference;
 
 use crate::{

@@ -21,6 +21,7 @@
 mod cpu;
 mod softmax;
 
+pub mod cases;
 pub mod reference;
 
 use crate::{Result, device::Stream, tensor::Tensor};
