@@ -1,0 +1,404 @@
+//! AVX-512: a tile of 14 by 32 in 28 accumulators; two loads of B and 14 broadcasts of A feed 28 multiply-adds a step.
+//!
+//! Panels are made by transposing 16 by 16 words in registers where k is the fast index, by copying (and, for pairs,
+//! interleaving two rows) where it is not. Edges are masks: the operations an element sees are those of a full tile.
+
+use super::{Dest, In, Kernel, Major, Operand};
+use std::arch::x86_64::*;
+
+const MR: usize = 14;
+const NR: usize = 32;
+
+pub(super) static F32: Kernel = Kernel {
+    mr: MR,
+    nr: NR,
+    pair: 1,
+    block: 384,
+    pack_a: pack_f32::<MR>,
+    pack_b: pack_f32::<NR>,
+    tile,
+};
+
+pub(super) static WIDENED: Kernel = Kernel { pack_a: pack_widened::<MR>, pack_b: pack_widened::<NR>, ..F32 };
+
+pub(super) static PAIRS: Kernel =
+    Kernel { pair: 2, pack_a: pack_pairs::<MR>, pack_b: pack_pairs::<NR>, tile: tile_two, ..F32 };
+
+/// f32 as it is.
+const PLAIN: u8 = 0;
+/// f32 rounded to bf16, kept as f32.
+const ROUNDED: u8 = 1;
+/// bf16 as f32.
+const WIDE: u8 = 2;
+/// Two f32 as a pair of bf16.
+const ROUNDED_PAIR: u8 = 3;
+/// A pair of bf16.
+const PAIR: u8 = 4;
+
+/// Bytes of an element before packing, and elements in a word after it.
+const fn shape(how: u8) -> (usize, usize) {
+    match how {
+        PLAIN | ROUNDED => (4, 1),
+        WIDE => (2, 1),
+        ROUNDED_PAIR => (4, 2),
+        _ => (2, 2),
+    }
+}
+
+/// Safety: see [`super::Pack`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn pack_f32<const W: usize>(src: Operand<'_>, outer: usize, k: usize, out: &mut [u32]) {
+    // SAFETY: passed on as promised by the caller.
+    unsafe {
+        match src.data {
+            In::F32(x) => pack::<W, PLAIN>(x.as_ptr().cast(), src, outer, k, out),
+            In::Bf16(x) => pack::<W, WIDE>(x.as_ptr().cast(), src, outer, k, out),
+        }
+    }
+}
+
+/// Safety: see [`super::Pack`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn pack_widened<const W: usize>(src: Operand<'_>, outer: usize, k: usize, out: &mut [u32]) {
+    // SAFETY: passed on as promised by the caller.
+    unsafe {
+        match src.data {
+            In::F32(x) => pack::<W, ROUNDED>(x.as_ptr().cast(), src, outer, k, out),
+            In::Bf16(x) => pack::<W, WIDE>(x.as_ptr().cast(), src, outer, k, out),
+        }
+    }
+}
+
+/// Safety: see [`super::Pack`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn pack_pairs<const W: usize>(src: Operand<'_>, outer: usize, k: usize, out: &mut [u32]) {
+    // SAFETY: passed on as promised by the caller.
+    unsafe {
+        match src.data {
+            In::F32(x) => pack_two::<W, ROUNDED_PAIR>(x.as_ptr().cast(), src, outer, k, out),
+            In::Bf16(x) => pack_two::<W, PAIR>(x.as_ptr().cast(), src, outer, k, out),
+        }
+    }
+}
+
+/// The low `n` bits (at most 32).
+fn ones(n: usize) -> u32 {
+    ((1u64 << n.min(32)) - 1) as u32
+}
+
+/// Packing, written once for words of one element and once for pairs, which take instructions of their own.
+macro_rules! packing {
+    ($pack:ident, $by_k:ident, $by_outer:ident, $load:ident, $two:ident, $features:literal) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $pack<const W: usize, const HOW: u8>(
+            x: *const u8,
+            src: Operand<'_>,
+            outer: usize,
+            k: usize,
+            out: &mut [u32],
+        ) {
+            let (bytes, pair) = shape(HOW);
+            let steps = k.div_ceil(pair);
+            let panels = outer.div_ceil(W);
+            assert!(out.len() == panels * steps * W, "matmul: length of the panels");
+            // SAFETY: the source holds `outer` by `k`, by the caller's promise, the panels by the assert.
+            unsafe {
+                match src.major {
+                    Major::K => {
+                        for p in 0..panels {
+                            let (x, to) = (x.add(p * W * src.ld * bytes), out.as_mut_ptr().add(p * steps * W));
+                            $by_k::<W, HOW>(x, src.ld * bytes, W.min(outer - p * W), k, to);
+                        }
+                    }
+                    Major::Outer => $by_outer::<W, HOW>(x, src.ld * bytes, outer, k, out.as_mut_ptr()),
+                }
+            }
+        }
+
+        /// One panel from rows in which k runs fast, 16 steps of 16 rows at a time.
+        #[target_feature(enable = $features)]
+        unsafe fn $by_k<const W: usize, const HOW: u8>(
+            x: *const u8,
+            row_bytes: usize,
+            width: usize,
+            k: usize,
+            to: *mut u32,
+        ) {
+            let (bytes, pair) = shape(HOW);
+            let steps = k.div_ceil(pair);
+            for t in (0..steps).step_by(16) {
+                let mask = ones((k - t * pair).min(16 * pair));
+                let here = 16.min(steps - t);
+                for group in (0..W).step_by(16) {
+                    let mut rows = [_mm512_setzero_si512(); 16];
+                    // SAFETY: `mask` keeps the loads inside row `group + i`, which exists; step t + i has W words, and
+                    // a store of 16 that begins before the last step's ends inside the panel.
+                    unsafe {
+                        let x = x.add(group * row_bytes + t * pair * bytes);
+                        for i in 0..16.min(W - group) {
+                            if group + i < width {
+                                rows[i] = $load::<HOW>(x.add(i * row_bytes), mask);
+                            }
+                        }
+                        transpose(&mut rows);
+                        for i in 0..here {
+                            let to = to.add((t + i) * W + group);
+                            if W.is_multiple_of(16) || t + i + 1 < steps {
+                                _mm512_storeu_si512(to.cast(), rows[i]);
+                            } else {
+                                _mm512_mask_storeu_epi32(to.cast(), ones(W - group) as u16, rows[i]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        /// All panels from rows in which the outer index runs fast: whole rows are read, each panel gets its share.
+        #[target_feature(enable = $features)]
+        unsafe fn $by_outer<const W: usize, const HOW: u8>(
+            x: *const u8,
+            row_bytes: usize,
+            outer: usize,
+            k: usize,
+            to: *mut u32,
+        ) {
+            let (bytes, pair) = shape(HOW);
+            let steps = k.div_ceil(pair);
+            for t in 0..steps {
+                for p in 0..outer.div_ceil(W) {
+                    for group in (0..W).step_by(16) {
+                        let at = p * W + group;
+                        let there = ones(outer.saturating_sub(at).min(16).min(W - group)) as u16;
+                        // SAFETY: `there` keeps the loads inside rows t·pair and, where it exists, the next; a masked
+                        // store of the panel's own words.
+                        unsafe {
+                            let first = x.wrapping_add(t * pair * row_bytes + at * bytes);
+                            let second = t * pair + 1 < k;
+                            let words =
+                                $two::<HOW>(first, first.wrapping_add(row_bytes), there, if second { there } else { 0 });
+                            let to = to.add((p * steps + t) * W + group);
+                            if W.is_multiple_of(16) {
+                                _mm512_storeu_si512(to.cast(), words);
+                            } else {
+                                _mm512_mask_storeu_epi32(to.cast(), ones(W - group) as u16, words);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+packing!(pack, by_k, by_outer, load, load_outer, "avx512f,avx512bw,avx512dq,avx512vl");
+packing!(pack_two, by_k_two, by_outer_two, load_two, load_outer_two, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16");
+
+/// Sixteen words from the elements at `x` that `mask` names.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+unsafe fn load<const HOW: u8>(x: *const u8, mask: u32) -> __m512i {
+    // SAFETY: masked loads touch only what the mask names, which the caller promises to be there.
+    unsafe {
+        match HOW {
+            PLAIN => _mm512_maskz_loadu_epi32(mask as u16, x.cast()),
+            ROUNDED => _mm512_slli_epi32::<16>(round(_mm512_maskz_loadu_epi32(mask as u16, x.cast()))),
+            _ => {
+                let x = _mm256_maskz_loadu_epi16(mask as u16, x.cast());
+                _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))
+            }
+        }
+    }
+}
+
+/// Sixteen pairs from the 32 elements at `x` that `mask` names.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn load_two<const HOW: u8>(x: *const u8, mask: u32) -> __m512i {
+    // SAFETY: as in `load`.
+    unsafe {
+        if HOW == ROUNDED_PAIR {
+            let low = _mm512_maskz_loadu_ps(mask as u16, x.cast());
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, x.cast::<f32>().wrapping_add(16));
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+        } else {
+            _mm512_maskz_loadu_epi16(mask, x.cast())
+        }
+    }
+}
+
+/// Sixteen words of one row.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+unsafe fn load_outer<const HOW: u8>(x: *const u8, _: *const u8, there: u16, _: u16) -> __m512i {
+    // SAFETY: as in `load`.
+    unsafe { load::<HOW>(x, u32::from(there)) }
+}
+
+/// Sixteen pairs, each of one element of row `x` and the one below it in row `y`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn load_outer_two<const HOW: u8>(x: *const u8, y: *const u8, in_x: u16, in_y: u16) -> __m512i {
+    // SAFETY: as in `load`.
+    let (x, y) = unsafe {
+        if HOW == ROUNDED_PAIR {
+            let (x, y) = (_mm512_maskz_loadu_ps(in_x, x.cast()), _mm512_maskz_loadu_ps(in_y, y.cast()));
+            (_mm512_cvtneps_pbh(x), _mm512_cvtneps_pbh(y))
+        } else {
+            let (x, y) = (_mm256_maskz_loadu_epi16(in_x, x.cast()), _mm256_maskz_loadu_epi16(in_y, y.cast()));
+            (std::mem::transmute::<__m256i, __m256bh>(x), std::mem::transmute::<__m256i, __m256bh>(y))
+        }
+    };
+    // SAFETY: both types are 32 bytes without meaning of their own.
+    let (x, y) =
+        unsafe { (std::mem::transmute::<__m256bh, __m256i>(x), std::mem::transmute::<__m256bh, __m256i>(y)) };
+    _mm512_or_si512(_mm512_cvtepu16_epi32(x), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(y)))
+}
+
+/// The bits of bf16(x), to nearest, ties to even, in the low half of each word; a NaN stays one.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+fn round(x: __m512i) -> __m512i {
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(1));
+    let near = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(0x7fff)), odd));
+    let quiet = _mm512_or_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(0x40));
+    let f = _mm512_castsi512_ps(x);
+    _mm512_mask_mov_epi32(near, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(f, f), quiet)
+}
+
+/// Swaps rows and columns of 16 by 16 words.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+fn transpose(r: &mut [__m512i; 16]) {
+    let mut t = [_mm512_setzero_si512(); 16];
+    // Four words of a 128-bit quarter hold one column of four rows after these two rounds.
+    for i in (0..16).step_by(2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for i in (0..16).step_by(4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    // r[4g + c] holds columns c, 4 + c, 8 + c, 12 + c of rows 4g.., a quarter each: transpose the quarters.
+    for c in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0x88>(r[c], r[4 + c]);
+        let high = _mm512_shuffle_i32x4::<0xdd>(r[c], r[4 + c]);
+        let low2 = _mm512_shuffle_i32x4::<0x88>(r[8 + c], r[12 + c]);
+        let high2 = _mm512_shuffle_i32x4::<0xdd>(r[8 + c], r[12 + c]);
+        t[c] = _mm512_shuffle_i32x4::<0x88>(low, low2);
+        t[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
+        t[4 + c] = _mm512_shuffle_i32x4::<0x88>(high, high2);
+        t[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
+    }
+    *r = t;
+}
+
+/// A tile's arithmetic, written once for each way to multiply; `$bf16` rounds 16 sums.
+macro_rules! tiles {
+    ($tile:ident, $rows_of:ident, $multiply_add:ident, $bf16:ident, $features:literal) => {
+        /// Safety: see [`super::Tile`].
+        #[target_feature(enable = $features)]
+        unsafe fn $tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize) {
+            // SAFETY: passed on as promised by the caller; `rows` picks the version for that many.
+            unsafe {
+                match rows {
+                    1 => $rows_of::<1>(steps, a, b, dest, ldc, cols),
+                    2 => $rows_of::<2>(steps, a, b, dest, ldc, cols),
+                    3 => $rows_of::<3>(steps, a, b, dest, ldc, cols),
+                    4 => $rows_of::<4>(steps, a, b, dest, ldc, cols),
+                    5 => $rows_of::<5>(steps, a, b, dest, ldc, cols),
+                    6 => $rows_of::<6>(steps, a, b, dest, ldc, cols),
+                    7 => $rows_of::<7>(steps, a, b, dest, ldc, cols),
+                    8 => $rows_of::<8>(steps, a, b, dest, ldc, cols),
+                    9 => $rows_of::<9>(steps, a, b, dest, ldc, cols),
+                    10 => $rows_of::<10>(steps, a, b, dest, ldc, cols),
+                    11 => $rows_of::<11>(steps, a, b, dest, ldc, cols),
+                    12 => $rows_of::<12>(steps, a, b, dest, ldc, cols),
+                    13 => $rows_of::<13>(steps, a, b, dest, ldc, cols),
+                    _ => $rows_of::<14>(steps, a, b, dest, ldc, cols),
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn $rows_of<const R: usize>(
+            steps: usize,
+            mut a: *const u32,
+            mut b: *const u32,
+            dest: Dest,
+            ldc: usize,
+            cols: usize,
+        ) {
+            let mut sums = [[_mm512_setzero_ps(); 2]; R];
+            for _ in 0..steps {
+                // SAFETY: the panels hold `steps` steps of MR and NR words.
+                unsafe {
+                    let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()));
+                    for i in 0..R {
+                        let x = _mm512_set1_epi32(*a.add(i) as i32);
+                        sums[i][0] = $multiply_add(x, b0, sums[i][0]);
+                        sums[i][1] = $multiply_add(x, b1, sums[i][1]);
+                    }
+                    (a, b) = (a.add(MR), b.add(NR));
+                }
+            }
+            let masks = [ones(cols.min(16)) as u16, ones(cols.saturating_sub(16)) as u16];
+            for i in 0..R {
+                for (h, mask) in masks.into_iter().enumerate() {
+                    let (sum, at) = (sums[i][h], i * ldc + 16 * h);
+                    // SAFETY: `mask` keeps loads and stores inside row i, which the caller lets this thread write.
+                    unsafe {
+                        match dest {
+                            Dest::Set(c) => _mm512_mask_storeu_ps(c.wrapping_add(at), mask, sum),
+                            Dest::Add(c) => {
+                                let c = c.wrapping_add(at);
+                                _mm512_mask_storeu_ps(c, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum));
+                            }
+                            Dest::SetBf16(c) => {
+                                _mm256_mask_storeu_epi16(c.wrapping_add(at).cast(), mask, $bf16(sum));
+                            }
+                            Dest::FinishBf16(p, ldp, c) => {
+                                let p = _mm512_maskz_loadu_ps(mask, p.wrapping_add(i * ldp + 16 * h));
+                                _mm256_mask_storeu_epi16(c.wrapping_add(at).cast(), mask, $bf16(_mm512_add_ps(p, sum)));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+tiles!(tile, rows_of, fused, round_half, "avx512f,avx512bw,avx512dq,avx512vl");
+tiles!(tile_two, rows_of_two, dot_two, round_half_own, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16");
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn fused(a: __m512i, b: __m512i, c: __m512) -> __m512 {
+    _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), c)
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+fn dot_two(a: __m512i, b: __m512i, c: __m512) -> __m512 {
+    // SAFETY: the types are 64 bytes without meaning of their own.
+    unsafe {
+        _mm512_dpbf16_ps(c, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+fn round_half(x: __m512) -> __m256i {
+    _mm512_cvtepi32_epi16(round(_mm512_castps_si512(x)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+fn round_half_own(x: __m512) -> __m256i {
+    // SAFETY: both types are 32 bytes without meaning of their own.
+    unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) }
+}
