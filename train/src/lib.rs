@@ -1,0 +1,18 @@
+//! A training run, from a TOML file to a checkpoint, and the parts the `esker` binary stands on.
+//!
+//! Read [`run`] first: it decides, everything else computes. [`config`] turns a file into a [`config::Run`] that can
+//! start, [`plan`] says what it will take, [`step`] is one update, [`checkpoint`] is what survives a crash.
+
+pub mod checkpoint;
+pub mod config;
+pub mod folder;
+pub mod guard;
+pub mod metrics;
+pub mod optim;
+pub mod plan;
+pub mod run;
+pub mod schedule;
+pub mod source;
+pub mod state;
+pub mod step;
+pub mod validate;

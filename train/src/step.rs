@@ -1,0 +1,184 @@
+//! The gradient of one step, in an order of additions that the configuration alone decides.
+//!
+//! ```text
+//! step       rows position .. position + R, cut into V virtual ranks of R / V rows
+//! rank       its rows in order, `micro_rows` at a time; the model adds grain after grain into one sum
+//! joined     ((r0 + r1) + (r2 + r3)) + ...                       one binary tree in f32, losses beside it in f64
+//! scale      1 / targets of the whole step, counted before it
+//! ```
+//!
+//! The tree is a binary counter: when rank r is done its sum takes in, for each trailing one of r, the pending sum of
+//! that level, and waits at the first zero. So log₂ V + 1 sets of gradients are alive at once. Threads and `micro_rows`
+//! appear nowhere in the order.
+
+use crate::config::Run;
+use crate::state::State;
+use esker_data::loader::{Batch, IGNORED, Loader, LoaderError};
+use esker_kernels::DeviceError;
+use esker_kernels::device::Stream;
+use esker_kernels::ops::cast;
+use esker_model::{Buffers, Weights};
+use std::time::{Duration, Instant};
+
+/// What a step is computed from, besides the weights.
+#[derive(Debug)]
+pub struct Host {
+    inputs: Vec<u32>,
+    targets: Vec<u32>,
+    first: Option<Vec<u32>>,
+    nll: Vec<f32>,
+}
+
+impl Host {
+    /// Buffers for the rows that are in memory at once.
+    pub fn new(run: &Run) -> Host {
+        let len = run.micro_rows() * run.batch.seq_len;
+        Host {
+            inputs: vec![0; len],
+            targets: vec![0; len],
+            first: run.data.document_mask.then(|| vec![0; len]),
+            nll: vec![0.0; len],
+        }
+    }
+
+    /// Bytes that [`Host::new`] takes.
+    pub fn bytes(run: &Run) -> usize {
+        let buffers = if run.data.document_mask { 4 } else { 3 };
+        buffers * 4 * run.micro_rows() * run.batch.seq_len
+    }
+
+    /// The first `len` places, row after row.
+    pub fn batch(&mut self, from: usize, to: usize) -> Batch<'_> {
+        Batch {
+            inputs: &mut self.inputs[from..to],
+            targets: &mut self.targets[from..to],
+            doc_first: self.first.as_mut().map(|first| &mut first[from..to]),
+        }
+    }
+
+    /// Hands the first `len` tokens to the device.
+    pub fn upload(&self, s: &Stream, b: &mut Buffers, len: usize) -> Result<(), DeviceError> {
+        s.upload_u32(&self.inputs[..len], &mut b.inputs)?;
+        s.upload_u32(&self.targets[..len], &mut b.targets)?;
+        match (&self.first, &mut b.first) {
+            (Some(first), Some(to)) => s.upload_u32(&first[..len], to),
+            _ => Ok(()),
+        }
+    }
+
+    /// `sum` and the losses of the first `len` tokens, added one by one.
+    pub fn add_losses(&mut self, s: &Stream, b: &Buffers, len: usize, sum: f64) -> Result<f64, DeviceError> {
+        s.download_f32(&b.nll, &mut self.nll[..len])?;
+        Ok(self.nll[..len].iter().fold(sum, |sum, &nll| sum + f64::from(nll)))
+    }
+}
+
+/// Why a step could not be computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A token could not be read.
+    #[error(transparent)]
+    Tokens(#[from] LoaderError),
+}
+
+/// What a step's gradient came with.
+#[derive(Clone, Copy, Debug)]
+pub struct Sums {
+    /// Mean loss over the targets, nats.
+    pub loss: f64,
+    /// Targets that counted.
+    pub targets: u64,
+    /// Time spent on reading tokens.
+    pub data_wait: Duration,
+}
+
+/// Leaves the gradient of the step at row `position` in `state.grads.sum`, which must be zero.
+pub fn gradient(
+    s: &Stream,
+    run: &Run,
+    loader: &Loader,
+    state: &mut State,
+    host: &mut Host,
+    position: u64,
+) -> Result<Sums, StepError> {
+    let start = Instant::now();
+    let targets = count_targets(run, loader, host, position)?;
+    let mut data_wait = start.elapsed();
+    let scale = if targets == 0 { 0.0 } else { (1.0 / targets as f64) as f32 };
+    let (seq, rows, ranks) = (run.batch.seq_len, run.rows_per_rank(), run.batch.virtual_ranks);
+    let mut held = [0.0; usize::BITS as usize];
+    let mut loss = 0.0;
+    for rank in 0..ranks {
+        if rank > 0 {
+            state.grads.sum.zero(s)?;
+        }
+        loss = 0.0;
+        let from = position + (rank * rows) as u64;
+        for (at, rows) in micro_batches(rows, run.micro_rows()) {
+            let start = Instant::now();
+            loader.fill(from + at as u64, rows, host.batch(0, rows * seq))?;
+            data_wait += start.elapsed();
+            let State { master, compute, grads, buffers, .. } = &mut *state;
+            host.upload(s, buffers, rows * seq)?;
+            let weights = compute.as_ref().unwrap_or(master);
+            esker_model::train_micro(s, &run.model, weights, grads, buffers, rows, scale)?;
+            loss = host.add_losses(s, buffers, rows * seq, loss)?;
+        }
+        state.grads.join(s)?;
+        let mut level = 0;
+        while rank >> level & 1 == 1 {
+            add(s, &state.grads.sum, &mut state.pending[level])?;
+            std::mem::swap(&mut state.grads.sum, &mut state.pending[level]);
+            loss += held[level];
+            level += 1;
+        }
+        if rank + 1 < ranks {
+            std::mem::swap(&mut state.grads.sum, &mut state.pending[level]);
+            held[level] = loss;
+        }
+    }
+    Ok(Sums { loss: loss / targets.max(1) as f64, targets, data_wait })
+}
+
+/// Cuts `rows` into pieces of `micro`, the last perhaps shorter: `(first row, rows)`.
+fn micro_batches(rows: usize, micro: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(micro).map(move |at| (at, micro.min(rows - at)))
+}
+
+/// Targets of a step that count. Without a document mask all do; with one they have to be looked at.
+fn count_targets(run: &Run, loader: &Loader, host: &mut Host, position: u64) -> Result<u64, LoaderError> {
+    if !run.data.document_mask {
+        return Ok(run.batch.tokens_per_step as u64);
+    }
+    let (seq, mut targets) = (run.batch.seq_len, 0);
+    for (at, rows) in micro_batches(run.rows_per_step(), run.micro_rows()) {
+        let batch = host.batch(0, rows * seq);
+        loader.fill(position + at as u64, rows, batch)?;
+        targets += host.targets[..rows * seq].iter().filter(|&&t| t != IGNORED).count() as u64;
+    }
+    Ok(targets)
+}
+
+/// `to` += `from`, tensor by tensor.
+fn add(s: &Stream, from: &Weights, to: &mut Weights) -> Result<(), DeviceError> {
+    for ((_, from), (_, to)) in from.each().zip(to.each_mut()) {
+        cast::add(s, from.len(), from, to)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_cover_every_row_once() {
+        let cuts: Vec<_> = micro_batches(7, 3).collect();
+        assert_eq!(cuts, [(0, 3), (3, 3), (6, 1)]);
+        assert_eq!(micro_batches(4, 4).collect::<Vec<_>>(), [(0, 4)]);
+    }
+}
