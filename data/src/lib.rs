@@ -47,3 +47,15 @@ pub use shard::{Check, Shard, ShardError, ShardSpec, ShardWriter};
 pub use text::{Document, TextError, TextOptions};
 pub use tokenizer::{TextStream, Tokenizer, TokenizerError};
 pub use tokens::TokenSet;
+
+/// What another crate says of a file, cut where the file's own bytes would fill the screen.
+fn brief(error: impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(300) {
+        None => text,
+        Some((at, _)) => {
+            let place = text.rfind(" at line ").map_or("", |i| &text[i.max(at)..]);
+            format!("{} ...{place}", &text[..at])
+        }
+    }
+}

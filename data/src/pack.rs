@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::corpus;
 use crate::loader::LoaderError;
 use crate::order::mix;
 use crate::shard::{Check, Header, Shard, ShardError, ShardSpec, ShardWriter, sync_parent};
 use crate::text::{TextError, TextOptions, documents};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::tokens::TokenSet;
+use crate::{brief, corpus};
 
 /// Name of the manifest in a folder of shards.
 pub const MANIFEST: &str = "manifest.json";
@@ -268,7 +268,7 @@ impl Manifest {
 
     /// Reads the bytes of a manifest.json; `path` is named in errors.
     pub fn parse(json: &[u8], path: &Path) -> Result<Manifest, PackError> {
-        let bad = |reason: String| PackError::Manifest { path: path.to_path_buf(), reason };
+        let bad = |reason: String| PackError::Manifest { path: path.to_path_buf(), reason: brief(reason) };
         if json.len() as u64 > MAX_MANIFEST_BYTES {
             return Err(bad(format!("more than the {MAX_MANIFEST_BYTES} bytes a manifest may have")));
         }

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::brief;
+
 /// Why text could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -183,7 +185,7 @@ impl<R: BufRead> Reader<R> {
             let parsed: Line<'_> = serde_json::from_str(line).map_err(|e| TextError::Json {
                 path: self.path.clone(),
                 line: self.line,
-                reason: e.to_string().replace(" at line 1", ""),
+                reason: brief(e).replace(" at line 1", ""),
             })?;
             return Ok(Some(Document { text: parsed.text.into_owned() }));
         }

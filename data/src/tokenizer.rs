@@ -6,7 +6,7 @@
 //!
 //! A file goes through the `tokenizers` crate, and is looked at before that: size, ids, the
 //! parts that panic, take memory without bound or draw at random in that crate are refused or
-//! switched off (see [`inspect`]). Truncation and padding are switched off always: a corpus is
+//! switched off (`tokenizer/inspect.rs` says which). Truncation and padding are switched off always: a corpus is
 //! neither cut nor filled.
 //!
 //! [`Tokenizer::train_bpe`] learns a byte-level BPE (Sennrich, Haddow & Birch 2016; the split
@@ -19,6 +19,8 @@ use std::sync::OnceLock;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, TokenizerImpl};
+
+use crate::brief;
 
 mod inspect;
 mod stream;
@@ -117,9 +119,9 @@ impl Tokenizer {
         let found = inspect(json, name)?;
         let parse = |reason| TokenizerError::Parse { name: name.into(), reason };
         let mut inner =
-            caught(|| tokenizers::Tokenizer::from_bytes(json)).map_err(parse)?.map_err(|e| parse(e.to_string()))?;
+            caught(|| tokenizers::Tokenizer::from_bytes(json)).map_err(parse)?.map_err(|e| parse(brief(e)))?;
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| parse(e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| parse(brief(e)))?;
 
         let vocab = inner.get_vocab(true);
         let largest = vocab.values().copied().max();
@@ -166,8 +168,7 @@ impl Tokenizer {
         if !(min <= vocab_size && vocab_size <= max) {
             return Err(TokenizerError::VocabSize { got: vocab_size, min, max });
         }
-        let fault =
-            |e: tokenizers::Error| TokenizerError::Use { name: NAME.into(), action: "train", reason: e.to_string() };
+        let fault = |e: tokenizers::Error| TokenizerError::Use { name: NAME.into(), action: "train", reason: brief(e) };
         let mut trainer = BpeTrainer::builder()
             .show_progress(false)
             .vocab_size(vocab_size as usize)
@@ -316,7 +317,7 @@ impl Json {
     fn encode(&self, text: &str, template: bool) -> Result<Vec<u32>, TokenizerError> {
         let fault = |reason| TokenizerError::Use { name: self.name.clone(), action: "encode", reason };
         let encoding =
-            caught(|| self.inner.encode_fast(text, template)).map_err(fault)?.map_err(|e| fault(e.to_string()))?;
+            caught(|| self.inner.encode_fast(text, template)).map_err(fault)?.map_err(|e| fault(brief(e)))?;
         let ids = encoding.get_ids();
         if let Some(&id) = ids.iter().find(|&&id| id >= self.vocab_size) {
             // A template may name an id of its own.
@@ -328,7 +329,7 @@ impl Json {
 
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
         let fault = |reason| TokenizerError::Use { name: self.name.clone(), action: "decode", reason };
-        caught(|| self.inner.decode(ids, skip_special)).map_err(fault)?.map_err(|e| fault(e.to_string()))
+        caught(|| self.inner.decode(ids, skip_special)).map_err(fault)?.map_err(|e| fault(brief(e)))
     }
 }
 

@@ -165,7 +165,7 @@ fn lengths() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// Memory and shards say the same; every epoch hands out each window once; rows a call do not
     /// matter; nor does the thread.
@@ -273,6 +273,9 @@ fn golden_rows() {
         digest.update(&word.to_le_bytes());
     }
     assert_eq!(n, 35);
-    assert_eq!(got.inputs[..8], [0; 8]);
-    assert_eq!(digest.finalize().to_hex().as_str(), "");
+    let head = (&got.inputs[..8], digest.finalize().to_hex());
+    assert_eq!(
+        (head.0, head.1.as_str()),
+        (&[60, 61, 62, 63, 64, 65, 66, 67][..], "8a943ce685bb9cd9b24f08c8a63fa28ecff60dfaea148fa68f0db689c1258ce3")
+    );
 }

@@ -1,10 +1,12 @@
 //! A look at a tokenizer.json before the `tokenizers` crate builds from it.
 //!
-//! That crate trusts its input in a few places. Refused here: a file over [`MAX_JSON_BYTES`];
-//! ids of 2^24 and above (a vocabulary is a table somewhere); random merges (`dropout`); a
-//! `Precompiled` normalizer, whose blob it unpacks with panics; templates that name a special
-//! token they do not define; empty patterns and words that loop or blow up a text. Everything
-//! else it checks itself, and what still panics in there is caught at this boundary.
+//! That crate trusts its input in many places. Refused here: a file over [`MAX_JSON_BYTES`]; ids
+//! of 2^24 and above (a vocabulary is a table somewhere); random merges (`dropout`); a
+//! `Precompiled` normalizer and a `BPEDecoder`, a `Strip` decoder from the end, pieces of length
+//! 0, a prefix within BPE, parts that are no objects: all of these panic in there; templates that
+//! name what they do not define; patterns that match nothing everywhere, and long strings that
+//! are put in again and again. No model that we know of needs one of them. The rest the crate
+//! checks itself, and what still panics is caught at this boundary.
 
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::TokenizerError;
+use crate::brief;
 
 /// The largest tokenizer.json that is read. Gemma 3's, with 262,144 tokens, has 33 MB.
 pub const MAX_JSON_BYTES: u64 = 128 << 20;
@@ -61,7 +64,7 @@ pub(super) fn inspect(json: &[u8], name: &str) -> Result<Found, TokenizerError> 
     }
     let file: File = serde_json::from_slice(json).map_err(|e| TokenizerError::Parse {
         name: name.into(),
-        reason: format!("{e}; give the tokenizer.json of a Hugging Face model"),
+        reason: format!("{}; give the tokenizer.json of a Hugging Face model", brief(e)),
     })?;
     let refuse = |key: &str, reason: &str| {
         Err(TokenizerError::Field { name: name.into(), key: key.into(), reason: reason.into() })
@@ -83,6 +86,10 @@ pub(super) fn inspect(json: &[u8], name: &str) -> Result<Found, TokenizerError> 
             return refuse(key, "expected at most 1024 bytes");
         }
     }
+    // The crate cuts the second half of a merge by the prefix's length, whatever that half is.
+    if kind != Some("WordPiece") && file.model.continuing_subword_prefix.as_ref().is_some_and(|p| !p.is_empty()) {
+        return refuse("model.continuing_subword_prefix", "only WordPiece may have one; expected null");
+    }
     for (i, token) in file.added_tokens.iter().enumerate() {
         check_id(token.id, &format!("added_tokens[{i}].id"), name)?;
         if token.content.is_empty() {
@@ -96,7 +103,14 @@ pub(super) fn inspect(json: &[u8], name: &str) -> Result<Found, TokenizerError> 
         ("decoder", &file.decoder),
     ] {
         if let Some(part) = part {
-            check_part(part, key).map_err(|(key, reason)| TokenizerError::Field { name: name.into(), key, reason })?;
+            if !part.is_object() {
+                return refuse(key, "expected null or an object with a `type`");
+            }
+            check_part(part, key).map_err(|(key, reason)| TokenizerError::Field {
+                name: name.into(),
+                key: brief(key),
+                reason: brief(reason),
+            })?;
         }
     }
     let byte_level = file.decoder.as_ref().is_some_and(|d| d["type"] == "ByteLevel");
@@ -108,6 +122,11 @@ fn check_part(part: &Value, key: &str) -> Result<(), (String, String)> {
     let fault = |sub: &str, reason: &str| Err((format!("{key}{sub}"), reason.to_string()));
     match part {
         Value::Array(items) => {
+            if ["normalizers", "pretokenizers", "processors", "decoders"].iter().any(|k| key.ends_with(k))
+                && !items.iter().all(Value::is_object)
+            {
+                return fault("", "expected a list of objects, each with a `type`");
+            }
             for (i, item) in items.iter().enumerate() {
                 check_part(item, &format!("{key}[{i}]"))?;
             }
@@ -119,6 +138,15 @@ fn check_part(part: &Value, key: &str) -> Result<(), (String, String)> {
                     "a Precompiled normalizer is not read; convert the tokenizer to one with \
                      named normalizers (NFKC, Replace), as newer files have",
                 );
+            }
+            if map.get("type").is_some_and(|t| t == "Strip") && map.get("stop").is_some_and(|s| *s != 0) {
+                return fault(".stop", "only 0 is read: strip from the end in a normalizer instead");
+            }
+            if map.get("type").is_some_and(|t| t == "BPEDecoder") {
+                return fault(".type", "a BPEDecoder is not read; expected ByteLevel, Metaspace or a Sequence");
+            }
+            if map.get("type").is_some_and(|t| t == "FixedLength") && map.get("length").is_some_and(|l| *l == 0) {
+                return fault(".length", "expected 1 or more");
             }
             for (sub, value) in map {
                 match (sub.as_str(), value) {
@@ -161,6 +189,9 @@ fn check_template(map: &serde_json::Map<String, Value>) -> Result<(), String> {
             return Err(format!("`{side}` has {} pieces, expected at most 64", pieces.len()));
         }
         for piece in pieces {
+            if side == "single" && piece.pointer("/Sequence/id").is_some_and(|id| id != "A") {
+                return Err("`single` has one sequence, \"A\"".into());
+            }
             if let Some(id) = piece.pointer("/SpecialToken/id").and_then(Value::as_str)
                 && !defined.contains_key(id)
             {
@@ -213,7 +244,7 @@ pub(super) fn marks(json: &[u8], path: &Path) -> Result<Marks, TokenizerError> {
         bos_token: Option<Mark>,
     }
     let config: Config = serde_json::from_slice(json)
-        .map_err(|e| TokenizerError::Parse { name: path.display().to_string(), reason: e.to_string() })?;
+        .map_err(|e| TokenizerError::Parse { name: path.display().to_string(), reason: brief(e) })?;
     let text = |mark: Option<Mark>| {
         mark.map(|m| match m {
             Mark::Name(s) | Mark::Token { content: s } => s,
@@ -230,6 +261,6 @@ pub(super) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-        format!("the tokenizers crate gave up: {text}")
+        brief(format!("the tokenizers crate gave up: {text}"))
     })
 }
