@@ -1,50 +1,54 @@
 //! On the host: each chunk's logits by the matmul engine, a softmax in place by rows, two more products.
+//!
+//! The gradient of the logits stays f32 in the logits' memory; where `n` and `w` are bf16, the engine rounds it while
+//! packing, once for each of its two products and to the same values.
 
-use super::{Dims, Logits, Score, Train, softmax};
+use super::{Dims, Score, Train, softmax};
 use crate::{
+    ops::matmul::{
+        self, Put,
+        cpu::{nn, nt, tn},
+        tile::{In, Out},
+    },
     pool::{Parts, Pool},
     tensor::{DType, Tensor},
 };
-use half::bf16;
+use std::ops::Range;
 
 /// Elements of a piece of the softmax, at least.
 const PIECE: usize = 1 << 14;
 
 pub(super) fn train(pool: &Pool, d: Dims, a: Train<'_>, grain: usize) {
     let targets = &a.targets.u32()[..d.rows];
+    let w = input(a.w, 0..d.vocab * d.cols);
+    let dw = &mut a.dw.f32_mut()[..d.vocab * d.cols];
     for at in (0..d.rows).step_by(grain) {
         for from in (at..at + grain).step_by(d.chunk) {
             let rows = from..(from + d.chunk).min(at + grain);
-            let n = Values::of(a.n, rows.start * d.cols..rows.end * d.cols);
-            let w = Values::of(a.w, 0..d.vocab * d.cols);
-            let z = &mut a.logits.f32_mut()[..rows.len() * d.vocab];
-            product_nt(pool, rows.len(), d.vocab, d.cols, n, w, z);
+            let m = rows.len();
+            let part = rows.start * d.cols..rows.end * d.cols;
+            let n = input(a.n, part.clone());
+            let z = &mut a.logits.f32_mut()[..m * d.vocab];
+            nt(pool, matmul::Dims { m, n: d.vocab, k: d.cols }, n, w, Out::F32(z), Put::Set);
             let nll = &mut a.nll.f32_mut()[rows.clone()];
             by_rows(pool, d.vocab, z, nll, |i, z| softmax::gradient(z, targets[rows.start + i], a.scale));
-            let out = rows.start * d.cols..rows.end * d.cols;
-            product_nn(pool, rows.len(), d.cols, d.vocab, z, w, a.dn, out);
-            product_tn(pool, d.vocab, d.cols, rows.len(), z, n, &mut a.dw.f32_mut()[..d.vocab * d.cols]);
+            nn(pool, matmul::Dims { m, n: d.cols, k: d.vocab }, In::F32(z), w, output(a.dn, part), Put::Set);
+            tn(pool, matmul::Dims { m: d.vocab, n: d.cols, k: m }, In::F32(z), n, Out::F32(dw), Put::Add, m);
         }
     }
 }
 
 pub(super) fn score(pool: &Pool, d: Dims, a: Score<'_>) {
     let targets = &a.targets.u32()[..d.rows];
+    let w = input(a.w, 0..d.vocab * d.cols);
     for from in (0..d.rows).step_by(d.chunk) {
         let rows = from..(from + d.chunk).min(d.rows);
-        let n = Values::of(a.n, rows.start * d.cols..rows.end * d.cols);
-        let w = Values::of(a.w, 0..d.vocab * d.cols);
+        let n = input(a.n, rows.start * d.cols..rows.end * d.cols);
         let z = &mut a.logits.f32_mut()[..rows.len() * d.vocab];
-        product_nt(pool, rows.len(), d.vocab, d.cols, n, w, z);
+        nt(pool, matmul::Dims { m: rows.len(), n: d.vocab, k: d.cols }, n, w, Out::F32(z), Put::Set);
         let nll = &mut a.nll.f32_mut()[rows.clone()];
         by_rows(pool, d.vocab, z, nll, |i, z| softmax::loss(z, targets[rows.start + i]));
     }
-}
-
-pub(super) fn logits(pool: &Pool, d: Dims, a: Logits<'_>) {
-    let n = Values::of(a.n, 0..d.rows * d.cols);
-    let w = Values::of(a.w, 0..d.vocab * d.cols);
-    product_nt(pool, d.rows, d.vocab, d.cols, n, w, &mut a.logits.f32_mut()[..d.rows * d.vocab]);
 }
 
 /// Calls `f(i, row i of z)` for every row and puts what it returns into `nll[i]`.
@@ -61,70 +65,16 @@ fn by_rows(pool: &Pool, vocab: usize, z: &mut [f32], nll: &mut [f32], f: impl Fn
     });
 }
 
-#[derive(Clone, Copy)]
-enum Values<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-}
-
-impl<'a> Values<'a> {
-    fn of(t: &'a Tensor, r: std::ops::Range<usize>) -> Values<'a> {
-        match t.dtype() {
-            DType::Bf16 => Values::Bf16(&t.bf16()[r]),
-            _ => Values::F32(&t.f32()[r]),
-        }
-    }
-    fn at(&self, i: usize) -> f32 {
-        match self {
-            Values::F32(x) => x[i],
-            Values::Bf16(x) => x[i].to_f32(),
-        }
-    }
-    fn round(&self, x: f32) -> f32 {
-        match self {
-            Values::F32(_) => x,
-            Values::Bf16(_) => bf16::from_f32(x).to_f32(),
-        }
+fn input(t: &Tensor, part: Range<usize>) -> In<'_> {
+    match t.dtype() {
+        DType::Bf16 => In::Bf16(&t.bf16()[part]),
+        _ => In::F32(&t.f32()[part]),
     }
 }
 
-fn product_nt(pool: &Pool, _m: usize, n: usize, k: usize, a: Values<'_>, b: Values<'_>, c: &mut [f32]) {
-    pool.chunks(c, n, |i, c, _| {
-        for (j, c) in c.iter_mut().enumerate() {
-            *c = (0..k).map(|l| a.at(i * k + l) * b.at(j * k + l)).sum();
-        }
-    });
-}
-
-fn product_nn(
-    pool: &Pool,
-    _m: usize,
-    n: usize,
-    k: usize,
-    a: &[f32],
-    b: Values<'_>,
-    c: &mut Tensor,
-    at: std::ops::Range<usize>,
-) {
-    let row = |i: usize, j: usize| (0..k).map(|l| b.round(a[i * k + l]) * b.at(l * n + j)).sum::<f32>();
-    match c.dtype() {
-        DType::Bf16 => pool.chunks(&mut c.bf16_mut()[at], n, |i, c, _| {
-            for (j, c) in c.iter_mut().enumerate() {
-                *c = bf16::from_f32(row(i, j));
-            }
-        }),
-        _ => pool.chunks(&mut c.f32_mut()[at], n, |i, c, _| {
-            for (j, c) in c.iter_mut().enumerate() {
-                *c = row(i, j);
-            }
-        }),
+fn output(t: &mut Tensor, part: Range<usize>) -> Out<'_> {
+    match t.dtype() {
+        DType::Bf16 => Out::Bf16(&mut t.bf16_mut()[part]),
+        _ => Out::F32(&mut t.f32_mut()[part]),
     }
-}
-
-fn product_tn(pool: &Pool, m: usize, n: usize, k: usize, a: &[f32], b: Values<'_>, c: &mut [f32]) {
-    pool.chunks(c, n, |i, c, _| {
-        for (j, c) in c.iter_mut().enumerate() {
-            *c += (0..k).map(|l| b.round(a[l * m + i]) * b.at(l * n + j)).sum::<f32>();
-        }
-    });
 }

@@ -24,6 +24,7 @@ mod softmax;
 pub mod cases;
 pub mod reference;
 
+use super::matmul;
 use crate::{Result, device::Stream, tensor::Tensor};
 
 /// The target of a row that is not counted.
@@ -110,16 +111,10 @@ pub fn score(s: &Stream, d: Dims, a: Score<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The logits of a few rows, for generation; `d.chunk` is not used.
+/// The logits of a few rows, for generation, by [`matmul::matvec`] and so with its bits; `d.chunk` is not used.
 pub fn logits(s: &Stream, d: Dims, a: Logits<'_>) -> Result<()> {
-    assert_eq!(a.n.dtype(), a.w.dtype(), "xent: dtypes of n and w");
-    assert!(a.n.len() >= d.rows * d.cols, "xent: n has {} of {}x{}", a.n.len(), d.rows, d.cols);
-    assert!(a.w.len() >= d.vocab * d.cols, "xent: w has {} of {}x{}", a.w.len(), d.vocab, d.cols);
-    assert!(a.logits.len() >= d.rows * d.vocab, "xent: logits has {} of {}x{}", a.logits.len(), d.rows, d.vocab);
-    match s {
-        Stream::Cpu(pool) => cpu::logits(pool, d, a),
-    }
-    Ok(())
+    let product = matmul::Product { a: a.n, b: a.w, c: a.logits, put: matmul::Put::Set };
+    matmul::matvec(s, matmul::Dims { m: d.rows, n: d.vocab, k: d.cols }, product)
 }
 
 /// A good chunk for grains of `grain_rows` rows: the grain in equal parts, each with about 64 MiB of logits, and no

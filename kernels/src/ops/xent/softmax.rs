@@ -391,29 +391,4 @@ mod tests {
             }
         }
     }
-
-    /// `cargo test --release -p esker-kernels softmax_rate -- --ignored --nocapture`
-    #[test]
-    #[ignore = "prints a rate"]
-    fn softmax_rate() {
-        let mut z = draw(1, 32000);
-        for level in levels() {
-            let mut best = f64::MAX;
-            for _ in 0..200 {
-                z.copy_from_slice(&draw(1, 32000)[..]);
-                let start = std::time::Instant::now();
-                std::hint::black_box(gradient_at(level, &mut z));
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            println!("{level:?}: {:.2} us a row of 32,000", best * 1e6);
-        }
-    }
-
-    fn gradient_at(level: Level, z: &mut [f32]) -> f32 {
-        let (max, sum) = stats::<true>(level, z);
-        for z in z.iter_mut() {
-            *z *= 1.0 / sum;
-        }
-        max
-    }
 }
