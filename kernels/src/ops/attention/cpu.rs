@@ -1,80 +1,236 @@
-//! Attention on the host, one piece a row of the batch and key head.
+//! Attention on the host: tiles of scores made and used by matmul's single-thread kernels.
+//!
+//! The kernels multiply a left operand in panels of `mr` rows by a right operand in panels of `nr` columns, into rows of
+//! `nr` f32. A tile of scores `[k][nr]` is therefore, as it lies, the right operand of the product that sums over its
+//! rows (in bf16, after packing it into pairs), and the softmax in between works down the lanes.
+//!
+//! | pass     | rows of a tile | lanes   | products |
+//! | -------- | -------------- | ------- | -------- |
+//! | forward  | keys           | queries | Sᵀ = K·Qᵀ, Oᵀ += Vᵀ·Pᵀ |
+//! | backward | queries        | keys    | S = Q·Kᵀ, dP = dO·Vᵀ, dVᵀ += dOᵀ·P, dKᵀ += Qᵀ·dS, dQ += dS·K (dS packed anew) |
+//!
+//! Forward runs a piece for each head and 256 queries, the longest first. It takes, in words of 32 bits with
+//! D' = D + 13 at most: q and the sums of o 256·D each, a tile of 112 keys and values 112·(D + D'), scores and their
+//! packed form 2·112·32: 1.5 MiB for D = 512, 190 KiB for D = 64, which stays in L2.
 
-use super::{Backward, Decode, Dims, Forward};
+mod backward;
+mod decode;
+mod forward;
+mod lanes;
+
+pub(super) use backward::backward;
+pub(super) use decode::decode;
+pub(super) use forward::forward;
+
+use super::Dims;
 use crate::{
-    pool::Pool,
+    ops::matmul::tile::{In, Kernel, Major, Operand, Precision, kernel},
+    pool::Parts,
+    simd::Level,
     tensor::{DType, Tensor},
 };
+use half::bf16;
+use lanes::{Lanes, lanes};
 
-fn read(t: &Tensor, i: usize) -> f32 {
-    match t.dtype() {
-        DType::Bf16 => t.bf16()[i].to_f32(),
-        _ => t.f32()[i],
-    }
+/// Rows of a tile of scores, cut to whole panels: 112 with panels of 14 rows, 108 with 6.
+const TILE_ROWS: usize = 112;
+
+/// How a level computes in a run's precision.
+#[derive(Clone, Copy)]
+struct Arithmetic {
+    /// Products.
+    kernel: &'static Kernel,
+    /// Turns rows into columns: packing in f32 is just that.
+    turner: &'static Kernel,
+    /// Softmax.
+    lanes: &'static Lanes,
+    /// Rows of a tile of scores.
+    rows: usize,
+    /// Whether a tile of f32 is a packed operand as it lies.
+    packed: bool,
 }
 
-fn write(t: &mut Tensor, i: usize, x: f32) {
-    match t.dtype() {
-        DType::Bf16 => t.bf16_mut()[i] = half::bf16::from_f32(x),
-        _ => t.f32_mut()[i] = x,
+impl Arithmetic {
+    fn new(level: Level, dtype: DType) -> Arithmetic {
+        let precision = if dtype == DType::Bf16 { Precision::Bf16 } else { Precision::F32 };
+        let (kernel, turner, lanes) = (kernel(level, precision), kernel(level, Precision::F32), lanes(level));
+        assert!(kernel.nr == lanes.nr && turner.nr == lanes.nr, "attention: panels of {}", kernel.nr);
+        let rows = TILE_ROWS / kernel.mr * kernel.mr;
+        Arithmetic { kernel, turner, lanes, rows, packed: precision == Precision::F32 }
     }
-}
 
-/// See [`super::forward`].
-pub(super) fn forward(_: &Pool, d: Dims, a: Forward<'_>) {
-    let first: Option<&[u32]> = a.first.map(Tensor::u32);
-    for b in 0..d.batch {
-        for i in 0..d.seq {
-            let from = first.map_or(0, |f| f[b * d.seq + i] as usize);
-            for h in 0..d.heads {
-                let lse = row(d, (a.q, (b * d.seq + i) * d.heads), (a.k, a.v, b * d.seq), h, from..i + 1, a.o);
-                a.lse.f32_mut()[(b * d.heads + h) * d.seq + i] = lse;
+    /// A tile of `rows` rows as a right operand: itself, or packed into `space`.
+    fn right<'a>(&self, tile: &'a [f32], rows: usize, space: &'a mut [u32]) -> &'a [u32] {
+        if self.packed {
+            return bytemuck::cast_slice(tile);
+        }
+        let nr = self.kernel.nr;
+        let source = Operand { data: In::F32(tile), ld: nr, major: Major::Outer };
+        self.kernel.pack_b(source, nr, rows, space);
+        space
+    }
+
+    /// Writes the sums `[D][nr]`, turned and times `by` of each lane, as `rows` rows of D elements at `at(lane)`.
+    ///
+    /// # Safety
+    /// Nobody else touches these rows of `to` meanwhile.
+    unsafe fn turn_out(
+        &self,
+        sums: &[f32],
+        rows: usize,
+        by: impl Fn(usize) -> f32,
+        to: &Sink<'_>,
+        at: impl Fn(usize) -> usize,
+        space: &mut [u32],
+    ) {
+        let (nr, head_dim) = (self.kernel.nr, sums.len() / self.kernel.nr);
+        for c in (0..head_dim).step_by(nr) {
+            let width = nr.min(head_dim - c);
+            let source = Operand { data: In::F32(&sums[c * nr..]), ld: nr, major: Major::K };
+            self.turner.pack_b(source, width, rows, space);
+            let turned: &[f32] = bytemuck::cast_slice(space);
+            for lane in 0..rows {
+                // SAFETY: rows of different lanes are disjoint, and this thread's by the caller's promise.
+                unsafe { to.write(self.lanes, at(lane) + c, &turned[lane * nr..][..width], by(lane)) }
             }
         }
     }
 }
 
-fn row(
-    d: Dims,
-    (q, q0): (&Tensor, usize),
-    (k, v, k0): (&Tensor, &Tensor, usize),
-    h: usize,
-    keys: std::ops::Range<usize>,
-    o: &mut Tensor,
-) -> f32 {
-    let at = (q0 + h) * d.head_dim;
-    let key = |j: usize| ((k0 + j) * d.kv_heads + h / d.group()) * d.head_dim;
-    let score =
-        |j: usize| (0..d.head_dim).map(|c| read(q, at + c) * read(k, key(j) + c)).sum::<f32>() * d.scale() as f32;
-    let max = keys.clone().map(score).fold(f32::NEG_INFINITY, f32::max);
-    let sum: f32 = keys.clone().map(|j| (score(j) - max).exp()).sum();
-    let lse = max + sum.ln();
-    for c in 0..d.head_dim {
-        let x = keys.clone().map(|j| (score(j) - lse).exp() * read(v, key(j) + c)).sum();
-        write(o, at + c, x);
-    }
-    lse
+/// A tensor that pieces write, each its own elements.
+enum Sink<'a> {
+    F32(Parts<'a, f32>),
+    Bf16(Parts<'a, bf16>),
 }
 
-/// See [`super::backward`].
-pub(super) fn backward(_: &Pool, d: Dims, a: Backward<'_>) {
-    let wide = |t: &Tensor, n: usize| -> Vec<f64> { (0..n).map(|i| f64::from(read(t, i))).collect() };
-    let (nq, nk) = (d.batch * d.seq * d.heads * d.head_dim, d.batch * d.seq * d.kv_heads * d.head_dim);
-    let (q, k, v, do_) = (wide(a.q, nq), wide(a.k, nk), wide(a.v, nk), wide(a.do_, nq));
-    let x = super::reference::Inputs { q: &q, k: &k, v: &v, first: a.first.map(Tensor::u32) };
-    let (dq, dk, dv) = super::reference::backward(d, x, &do_);
-    for (to, from) in [(a.dq, dq), (a.dk, dk), (a.dv, dv)] {
-        for (i, &x) in from.iter().enumerate() {
-            write(to, i, x as f32);
+impl<'a> Sink<'a> {
+    fn new(t: &'a mut Tensor) -> Sink<'a> {
+        match t.dtype() {
+            DType::Bf16 => Sink::Bf16(Parts::new(t.bf16_mut())),
+            _ => Sink::F32(Parts::new(t.f32_mut())),
+        }
+    }
+
+    /// Elements from `at` on become by·from.
+    ///
+    /// # Safety
+    /// Nobody else touches these elements meanwhile.
+    unsafe fn write(&self, lanes: &Lanes, at: usize, from: &[f32], by: f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Sink::F32(to) => lanes.scaled(from, by, to.window(at, from.len())),
+                Sink::Bf16(to) => lanes.narrowed(from, by, to.window(at, from.len())),
+            }
         }
     }
 }
 
-/// See [`super::decode`].
-pub(super) fn decode(_: &Pool, d: Dims, a: Decode<'_>) {
-    for j in 0..d.seq {
-        for h in 0..d.heads {
-            row(d, (a.q, j * d.heads), (a.k_cache, a.v_cache, 0), h, 0..a.len - d.seq + j + 1, a.o);
+fn input(t: &Tensor) -> In<'_> {
+    match t.dtype() {
+        DType::Bf16 => In::Bf16(t.bf16()),
+        _ => In::F32(t.f32()),
+    }
+}
+
+/// The next `words` of `rest`, whole cache lines.
+fn take<'a>(rest: &mut &'a mut [u32], words: usize) -> &'a mut [u32] {
+    let (head, tail) = std::mem::take(rest).split_at_mut(words.next_multiple_of(16));
+    *rest = tail;
+    &mut head[..words]
+}
+
+/// As [`take`], for f32.
+fn take_f32<'a>(rest: &mut &'a mut [u32], words: usize) -> &'a mut [f32] {
+    bytemuck::cast_slice_mut(take(rest, words))
+}
+
+/// Where things lie in `[B, T, heads, D]`.
+impl Dims {
+    /// Token i of row b, head h, in q.
+    fn query(self, b: usize, i: usize, h: usize) -> usize {
+        ((b * self.seq + i) * self.heads + h) * self.head_dim
+    }
+
+    /// Token j of row b, key head h, in k.
+    fn key(self, b: usize, j: usize, h: usize) -> usize {
+        ((b * self.seq + j) * self.kv_heads + h) * self.head_dim
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        backward::{Plan, backward_at},
+        decode::decode_at,
+        forward::{Source, forward_at},
+        *,
+    };
+    use crate::{
+        device::Stream,
+        harness::{self, Op},
+        ops::attention::cases::{Attention, Case, Door, Ready},
+        pool::Pool,
+        simd,
+    };
+
+    fn run(pool: &Pool, level: Level, plan: Plan, case: &Case, r: &mut Ready) {
+        match case.door {
+            Door::Forward => {
+                let a = r.forward();
+                let first = a.first.map(Tensor::u32);
+                let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first, start: 0 };
+                forward_at(pool, level, case.d, &x, a.o, Some(a.lse));
+            }
+            Door::Backward => backward_at(pool, level, Some(plan), case.d, r.backward()),
+            Door::Decode(len) => decode_at(pool, level, case.d, r.decode(len)),
+        }
+    }
+
+    #[test]
+    fn every_level_and_plan_conforms() {
+        let s = Stream::cpu(2).unwrap();
+        let Stream::Cpu(pool) = &s;
+        for case in Attention::conform_cases() {
+            let want = Attention::reference(&case, 5);
+            for level in Level::ALL.into_iter().filter(|&level| level <= simd::detected()) {
+                let mut before: Option<Vec<harness::Output>> = None;
+                for plan in [Plan::Fused, Plan::FusedShared, Plan::Split] {
+                    if case.door != Door::Backward && plan != Plan::Fused {
+                        continue;
+                    }
+                    let mut r = Attention::prepare(&s, &case, 5).unwrap();
+                    run(pool, level, plan, &case, &mut r);
+                    let got = Attention::outputs(&s, &case, &r).unwrap();
+                    for (got, want) in got.iter().zip(&want) {
+                        let (error, at) = harness::distance(&got.values, &want.values);
+                        assert!(
+                            error <= Attention::tolerance(&case),
+                            "{case:?} {level:?} {plan:?}: {}[{at}] is {}, {} wanted",
+                            got.name,
+                            got.values[at],
+                            want.values[at]
+                        );
+                    }
+                    for (got, before) in got.iter().zip(before.iter().flatten()) {
+                        assert_eq!(got.values, before.values, "{case:?} {level:?} {plan:?}: {}", got.name);
+                    }
+                    before = Some(got);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scratch_suffices_for_the_largest_head() {
+        for level in Level::ALL.into_iter().filter(|&level| level <= simd::detected()) {
+            for dtype in [DType::F32, DType::Bf16] {
+                let with = Arithmetic::new(level, dtype);
+                for head_dim in [1, 31, 64, 128, 129, crate::ops::attention::HEAD_DIM_MAX] {
+                    let d = Dims { batch: 1, seq: 1, heads: 1, kv_heads: 1, head_dim };
+                    assert!(backward::split_fits(&with, d), "{level:?} {dtype} {head_dim}");
+                }
+            }
         }
     }
 }

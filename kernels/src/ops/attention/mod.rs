@@ -32,6 +32,7 @@
 //! (grouped heads); tiling, online softmax, lse and δ: Dao et al. 2022, arXiv:2205.14135, and Dao 2023,
 //! arXiv:2307.08691.
 
+pub mod cases;
 mod cpu;
 pub mod reference;
 

@@ -35,12 +35,21 @@ pub fn forward(d: Dims, x: Inputs<'_>) -> (Vec<f64>, Vec<f64>) {
 
 /// o `[D]` and lse of query i of head h in row b.
 pub fn forward_row(d: Dims, x: Inputs<'_>, b: usize, h: usize, i: usize) -> (Vec<f64>, f64) {
-    let first = x.first(d, b, i);
-    let s: Vec<f64> = (first..=i).map(|j| score(d, x, b, h, i, j)).collect();
+    row(d, x, b, h, i, x.first(d, b, i)..i + 1)
+}
+
+/// o `[n, H, D]` of the last n = `d.seq` of `len` tokens.
+pub fn decode(d: Dims, x: Inputs<'_>, len: usize) -> Vec<f64> {
+    let rows = (0..d.seq).flat_map(|i| (0..d.heads).map(move |h| row(d, x, 0, h, i, 0..len - d.seq + i + 1).0));
+    rows.flatten().collect()
+}
+
+fn row(d: Dims, x: Inputs<'_>, b: usize, h: usize, i: usize, keys: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+    let s: Vec<f64> = keys.clone().map(|j| score(d, x, b, h, i, j)).collect();
     let max = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let lse = max + s.iter().map(|s| (s - max).exp()).sum::<f64>().ln();
     let mut o = vec![0.0; d.head_dim];
-    for (j, s) in (first..=i).zip(&s) {
+    for (j, s) in keys.zip(&s) {
         let p = (s - lse).exp();
         for c in 0..d.head_dim {
             o[c] += p * x.v[key(d, b, j, h) + c];

@@ -1,0 +1,144 @@
+//! Forward: a piece is one head and [`PIECE`] queries; tiles of keys pass by in order.
+
+use super::{Arithmetic, Sink, input, lanes, take, take_f32};
+use crate::{
+    ops::attention::{Dims, Forward},
+    ops::matmul::{
+        Put,
+        tile::{In, Major, Operand},
+    },
+    pool::{Parts, Pool},
+    simd::{self, Level},
+    tensor::Tensor,
+};
+use lanes::{NONE, Running, Seen};
+
+/// Queries of a piece: how often a packed tile of keys is used.
+const PIECE: usize = 256;
+
+/// What is read, and where: rows of `k` and `v` are keys 0, 1, .. of a row b; rows of `q` are queries from `start` on.
+pub(super) struct Source<'a> {
+    pub q: In<'a>,
+    pub k: In<'a>,
+    pub v: In<'a>,
+    pub first: Option<&'a [u32]>,
+    /// Position of query 0: the keys before it come from a cache.
+    pub start: usize,
+}
+
+/// See [`crate::ops::attention::forward`].
+pub(in crate::ops::attention) fn forward(pool: &Pool, d: Dims, a: Forward<'_>) {
+    let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first: a.first.map(Tensor::u32), start: 0 };
+    forward_at(pool, simd::level(), d, &x, a.o, Some(a.lse));
+}
+
+/// Forward at `level`.
+pub(super) fn forward_at(pool: &Pool, level: Level, d: Dims, x: &Source<'_>, o: &mut Tensor, lse: Option<&mut Tensor>) {
+    let arithmetic = Arithmetic::new(level, o.dtype());
+    let o = Sink::new(o);
+    let lse = lse.map(|lse| Parts::new(lse.f32_mut()));
+    let (heads, blocks) = (d.batch * d.heads, d.seq.div_ceil(PIECE));
+    pool.run(heads * blocks, |piece, lane| {
+        // The last queries see most keys: they start first.
+        let (block, head) = (blocks - 1 - piece / heads, piece % heads);
+        let piece = Piece { d, b: head / d.heads, h: head % d.heads, from: block * PIECE };
+        piece.run(&arithmetic, x, &o, lse.as_ref(), bytemuck::cast_slice_mut(lane.scratch));
+    });
+}
+
+/// Head h of row b, `PIECE` queries from `from` on.
+struct Piece {
+    d: Dims,
+    b: usize,
+    h: usize,
+    from: usize,
+}
+
+impl Piece {
+    fn run(
+        &self,
+        with: &Arithmetic,
+        x: &Source<'_>,
+        o: &Sink<'_>,
+        lse: Option<&Parts<'_, f32>>,
+        mut scratch: &mut [u32],
+    ) {
+        let Piece { d, b, h, from } = *self;
+        let (kernel, head_dim, nr) = (with.kernel, d.head_dim, with.kernel.nr);
+        let queries = PIECE.min(d.seq - from);
+        let panels = queries.div_ceil(nr);
+        let rest = &mut scratch;
+        let q = take(rest, kernel.b_words(queries, head_dim));
+        let k = take(rest, kernel.a_words(with.rows, head_dim));
+        let v = take(rest, kernel.a_words(head_dim, with.rows));
+        let sums = take_f32(rest, panels * head_dim * nr);
+        let s = take_f32(rest, with.rows * nr);
+        let space = take(rest, kernel.b_words(nr, with.rows).max(nr * nr));
+        let (max, sum) = (take_f32(rest, panels * nr), take_f32(rest, panels * nr));
+        let (fade, first) = (take_f32(rest, nr), take(rest, panels * nr));
+
+        let source = Operand { data: x.q.from(d.query(b, from, h)), ld: d.heads * head_dim, major: Major::K };
+        kernel.pack_b(source, queries, head_dim, q);
+        sums.fill(0.0);
+        max.fill(NONE);
+        sum.fill(0.0);
+        first.fill(0);
+        if let Some(f) = x.first {
+            first[..queries].copy_from_slice(&f[b * d.seq + from..][..queries]);
+        }
+        let least = |first: &[u32]| first.iter().copied().min().unwrap_or(0) as usize;
+
+        // Positions in the row: queries from `begin`, keys to `end`.
+        let (begin, end) = (x.start + from, x.start + from + queries);
+        let kv_head = h / d.group();
+        let mut key = least(&first[..queries]) / with.rows * with.rows;
+        while key < end {
+            let keys = with.rows.min(end - key);
+            let at = (key * d.kv_heads + kv_head + b * d.seq * d.kv_heads) * head_dim;
+            let ld = d.kv_heads * head_dim;
+            kernel.pack_a(Operand { data: x.k.from(at), ld, major: Major::K }, keys, head_dim, k);
+            kernel.pack_a(Operand { data: x.v.from(at), ld, major: Major::Outer }, head_dim, keys, v);
+            for p in 0..panels {
+                let lanes = nr.min(queries - p * nr);
+                let query = begin + p * nr;
+                let first = &first[p * nr..][..nr];
+                if query + lanes <= key || least(&first[..lanes]) >= key + keys {
+                    continue;
+                }
+                let rows = keys.min(query + lanes - key);
+                let s = &mut s[..rows * nr];
+                kernel.block(rows, nr, head_dim, k, &q[p * nr * kernel.steps(head_dim)..], s, nr, Put::Set);
+                if key + rows > query + 1 || first.iter().any(|&f| f as usize > key) {
+                    with.lanes.mask(s, &Seen { key, query, first });
+                }
+                let of_panel = p * nr..(p + 1) * nr;
+                let (max, sum) = (&mut max[of_panel.clone()], &mut sum[of_panel]);
+                with.lanes.softmax(s, d.scale() as f32, Running { max, sum, fade });
+                let sums = &mut sums[p * head_dim * nr..][..head_dim * nr];
+                if fade.iter().any(|&f| f != 1.0) {
+                    with.lanes.rescale(sums, fade);
+                }
+                let pr = with.right(s, rows, space);
+                for c in (0..head_dim).step_by(kernel.mr) {
+                    let v = &v[c * kernel.steps(keys)..];
+                    kernel.block(kernel.mr.min(head_dim - c), nr, rows, v, pr, &mut sums[c * nr..], nr, Put::Add);
+                }
+            }
+            key += with.rows;
+        }
+
+        for p in 0..panels {
+            let (lanes, query) = (nr.min(queries - p * nr), from + p * nr);
+            let (max, sum) = (&max[p * nr..], &sum[p * nr..]);
+            let sums = &sums[p * head_dim * nr..][..head_dim * nr];
+            // SAFETY: the rows of these queries and this head are this piece's alone.
+            unsafe {
+                with.turn_out(sums, lanes, |j| 1.0 / sum[j], o, |j| d.query(b, query + j, h), space);
+                if let Some(lse) = lse {
+                    let to = lse.window((b * d.heads + h) * d.seq + query, lanes);
+                    to.iter_mut().enumerate().for_each(|(j, to)| *to = max[j] + sum[j].ln());
+                }
+            }
+        }
+    }
+}
