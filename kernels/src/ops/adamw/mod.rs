@@ -12,6 +12,7 @@
 //! Reads 16 bytes a parameter and writes 12, 2 more for the copy, 4 more to zero the gradient: bound by memory.
 //! Source: Loshchilov & Hutter 2019, arXiv:1711.05101, in the order of operations of `torch.optim.AdamW`.
 
+pub mod cases;
 pub(crate) mod cpu;
 pub mod reference;
 

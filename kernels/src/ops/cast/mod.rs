@@ -10,6 +10,7 @@
 //! memory. What every op needs to read and write elements of either dtype is in `element.rs`.
 //! Source: IEEE 754-2019, roundTiesToEven.
 
+pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod element;
 pub mod reference;

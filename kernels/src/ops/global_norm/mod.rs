@@ -10,6 +10,7 @@
 //! Reads 4 bytes an element: bound by memory.
 //! Source: Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063; 1e-6 as in `torch.nn.utils.clip_grad_norm_`.
 
+pub mod cases;
 pub(crate) mod cpu;
 pub mod reference;
 

@@ -17,6 +17,7 @@
 //! Forward moves 2·rows·cols elements, backward 3, and one more where dx is added to: bound by memory.
 //! Source: Zhang & Sennrich 2019, arXiv:1910.07467; eps as in Llama.
 
+pub mod cases;
 pub(crate) mod cpu;
 pub mod reference;
 

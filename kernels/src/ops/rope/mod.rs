@@ -13,6 +13,7 @@
 //! Source: Su et al. 2021, arXiv:2104.09864; pairs in two halves as in GPT-NeoX and Hugging Face's Llama. Scaling:
 //! Chen et al. 2023, arXiv:2306.15595 (linear); Llama 3.1's reference code (by wavelength).
 
+pub mod cases;
 pub(crate) mod cpu;
 pub mod reference;
 

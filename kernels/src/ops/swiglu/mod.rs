@@ -11,6 +11,7 @@
 //! Forward moves 3·rows·cols elements, backward 5: bound by memory where it is DRAM, by the division in cache.
 //! Source: Shazeer 2020, arXiv:2002.05202; exp after Cody & Waite 1980.
 
+pub mod cases;
 pub(crate) mod cpu;
 pub mod reference;
 
