@@ -61,7 +61,10 @@ pub enum PackError {
     NoText,
     #[error("{path}: {reason}; make the folder again with `esker tokenize`")]
     Manifest { path: PathBuf, reason: String },
-    #[error("{path}: no {split} shards; tokenize with a val_fraction that leaves some in both splits")]
+    #[error(
+        "{path}: no document fell into {split}; hold out another share (val_fraction), or give more documents: \
+         a .txt file is one unless a separator line is named"
+    )]
     EmptySplit { path: PathBuf, split: Split },
     #[error("{path}: {what} is not what the manifest says; copy the file again, or tokenize the text again")]
     Changed { path: PathBuf, what: &'static str },

@@ -278,8 +278,8 @@ impl Shard {
     /// [`Shard::verify`].
     pub fn open(path: &Path, check: Check) -> Result<Shard, ShardError> {
         let io = |action| move |source| ShardError::Io { path: path.to_path_buf(), action, source };
-        let file = File::open(path).map_err(io("open"))?;
-        let meta = file.metadata().map_err(io("read the size of"))?;
+        // Before it is opened: that would wait for ever on a pipe.
+        let meta = std::fs::metadata(path).map_err(io("find"))?;
         if !meta.is_file() {
             let source = std::io::Error::other("not a regular file");
             return Err(io("map")(source));
@@ -287,6 +287,7 @@ impl Shard {
         if meta.len() < HEADER_BYTES as u64 {
             return Err(ShardError::TooShort { path: path.to_path_buf(), bytes: meta.len() });
         }
+        let file = File::open(path).map_err(io("open"))?;
         // SAFETY: the map is only ever read. Shards are written aside and renamed, so the bytes
         // of an opened file do not change under us; the head of this page says so to whoever
         // handles the files.

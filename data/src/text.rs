@@ -56,9 +56,9 @@ pub struct TextOptions {
 }
 
 impl Default for TextOptions {
-    /// A .txt file is a document; 64 MiB at most.
+    /// A .txt file is a document; 16 MiB at most, since encoding takes a large multiple of that.
     fn default() -> TextOptions {
-        TextOptions { separator: None, max_document_bytes: 64 << 20 }
+        TextOptions { separator: None, max_document_bytes: 16 << 20 }
     }
 }
 

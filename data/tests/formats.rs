@@ -170,6 +170,12 @@ fn packing_refuses_what_it_cannot_do() {
     let text = TextOptions::default();
     let base = PackOptions { text, ..PackOptions::default() };
     assert!(run(base.clone()).contains("no text"));
+    std::fs::write(dir.path().join("one.txt"), "one document").unwrap();
+    let out = dir.path().join("one");
+    let one = tokenize(&[dir.path().join("one.txt")], &Tokenizer::bytes(), &out, &base).unwrap();
+    assert_eq!((one.train.documents, one.val.documents), (1, 0));
+    let empty = one.open(&out, Split::Val, Check::Header).unwrap_err().to_string();
+    assert!(empty.contains("no document fell into val"), "{empty}");
     assert!(run(PackOptions { val_fraction: 1.0, ..base.clone() }).contains("val_fraction is 1"));
     assert!(run(PackOptions { val_fraction: f64::NAN, ..base.clone() }).contains("val_fraction is NaN"));
     assert!(run(PackOptions { shard_tokens: 0, ..base }).contains("shard_tokens"));
