@@ -1,1 +1,9 @@
+//! What a model is worth: bits per byte, what counting alone achieves, and samples.
+//!
+//! Nothing here changes a model: there is no gradient and no optimiser. [`loss`] scores a text or shards, [`baseline`]
+//! says what to beat, [`sample`] chooses the next token and [`generate`] continues a text with it.
 
+pub mod baseline;
+pub mod generate;
+pub mod loss;
+pub mod sample;
