@@ -8,8 +8,8 @@ use crate::{
 };
 use half::bf16;
 
-/// Elements of a piece.
-const PIECE: usize = 1 << 15;
+/// Elements of a piece: its gradient is still in the core's cache when it is zeroed.
+const PIECE: usize = 1 << 13;
 
 pub(super) fn step(pool: &Pool, level: Level, len: usize, a: Step<'_>, h: Hyper) {
     let f = h.factors();

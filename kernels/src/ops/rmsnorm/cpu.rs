@@ -131,12 +131,9 @@ per_level! {
         share.fill(0.0);
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(r);
         for (((x, dy), dx), r) in rows {
-            let shrink = r * r * (sum_products(x, w, dy) / cols as f32);
-            for ((((dx, x), w), dy), share) in dx.iter_mut().zip(x).zip(w).zip(dy).zip(share.iter_mut()) {
-                let (x, dy) = (x.wide(), dy.wide());
-                *share += dy * x * r;
-                let set = r * (dy * w - x * shrink);
-                *dx = X::narrow(if put == Put::Add { dx.wide() + set } else { set });
+            match put {
+                Put::Add => backward_row::<_, _, true>(x, w, *r, dy, dx, share),
+                Put::Set => backward_row::<_, _, false>(x, w, *r, dy, dx, share),
             }
         }
     }
@@ -148,18 +145,37 @@ per_level! {
     }
 }
 
+#[inline(always)]
+fn backward_row<X: Element, Y: Element, const ADD: bool>(
+    x: &[X],
+    w: &[f32],
+    r: f32,
+    dy: &[Y],
+    dx: &mut [X],
+    share: &mut [f32],
+) {
+    let shrink = r * r * (sum_products(x, w, dy) / w.len() as f32);
+    for ((((dx, x), w), dy), share) in dx.iter_mut().zip(x).zip(w).zip(dy).zip(share) {
+        let (x, dy) = (x.wide(), dy.wide());
+        *share += dy * x * r;
+        let own = r * (dy * w - x * shrink);
+        *dx = X::narrow(if ADD { dx.wide() + own } else { own });
+    }
+}
+
 /// Σ_j x_j²
 #[inline(always)]
 fn sum_squares<X: Element>(x: &[X]) -> f32 {
     let mut lanes = [0.0; LANES];
-    let mut blocks = x.chunks_exact(LANES);
-    for x in &mut blocks {
+    let mut add = |x: &[X; LANES]| {
         for l in 0..LANES {
             lanes[l] += x[l].wide() * x[l].wide();
         }
-    }
-    for (lane, x) in lanes.iter_mut().zip(blocks.remainder()) {
-        *lane += x.wide() * x.wide();
+    };
+    let (blocks, rest) = x.as_chunks();
+    blocks.iter().for_each(&mut add);
+    if !rest.is_empty() {
+        add(&padded(rest));
     }
     join(lanes)
 }
@@ -168,17 +184,27 @@ fn sum_squares<X: Element>(x: &[X]) -> f32 {
 #[inline(always)]
 fn sum_products<X: Element, Y: Element>(x: &[X], w: &[f32], dy: &[Y]) -> f32 {
     let mut lanes = [0.0; LANES];
-    let whole = x.len() / LANES * LANES;
-    let blocks = x.chunks_exact(LANES).zip(w.chunks_exact(LANES)).zip(dy.chunks_exact(LANES));
-    for ((x, w), dy) in blocks {
+    let mut add = |x: &[X; LANES], w: &[f32; LANES], dy: &[Y; LANES]| {
         for l in 0..LANES {
             lanes[l] += dy[l].wide() * w[l] * x[l].wide();
         }
+    };
+    let ((x, x_rest), (w, w_rest), (dy, dy_rest)) = (x.as_chunks(), w.as_chunks(), dy.as_chunks());
+    for ((x, w), dy) in x.iter().zip(w).zip(dy) {
+        add(x, w, dy);
     }
-    for (((lane, x), w), dy) in lanes.iter_mut().zip(&x[whole..]).zip(&w[whole..]).zip(&dy[whole..]) {
-        *lane += dy.wide() * w * x.wide();
+    if !x_rest.is_empty() {
+        add(&padded(x_rest), &padded(w_rest), &padded(dy_rest));
     }
     join(lanes)
+}
+
+/// The last elements of a row and zeros, which add nothing.
+#[inline(always)]
+fn padded<D: Element>(rest: &[D]) -> [D; LANES] {
+    let mut block = [D::narrow(0.0); LANES];
+    block[..rest.len()].copy_from_slice(rest);
+    block
 }
 
 /// The lanes' sum, by halves.

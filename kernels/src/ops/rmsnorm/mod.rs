@@ -14,7 +14,7 @@
 //! rows in order, each block summed row by row; blocks start anew at each *grain* of rows and their length is a
 //! function of cols. So a row's bits depend on the row alone, and a call over three grains gives those of three calls.
 //!
-//! Forward moves 2·rows·cols elements, backward 3, and one more where dx is added to: bound by memory.
+//! Forward moves 2·rows·cols elements, with the sum 4, backward 3 and one more where dx is added to: bound by memory.
 //! Source: Zhang & Sennrich 2019, arXiv:1910.07467; eps as in Llama.
 
 pub mod cases;

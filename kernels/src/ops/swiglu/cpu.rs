@@ -61,27 +61,25 @@ fn sigmoid(g: f32) -> f32 {
     1.0 / (1.0 + exp(-g))
 }
 
-/// exp of `x` held to ±87, where neither it nor one over it leaves the normal numbers; NaN stays NaN.
+/// exp of `x` held to ±87, where neither it nor one over it leaves the normal numbers.
+///
+/// exp(x) = 2^n · 2^f, n whole and |f| <= 1/2. Of a NaN it makes some number: g times it is NaN all the same.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     // Adding 1.5 · 2^23 rounds to a whole number and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts; the upper has 9 bits, so n times it is exact.
-    const LN2_UPPER: f32 = 0.693_359_4;
-    const LN2_LOWER: f32 = -2.121_944_4e-4;
     let x = if x > 87.0 { 87.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let f = x - n * LN2_UPPER - n * LN2_LOWER;
-    // Taylor's series: on |f| <= ln 2 / 2 the first term left out is below 1.2e-7.
-    let p = 1.0 / 720.0;
-    let p = p * f + 1.0 / 120.0;
-    let p = p * f + 1.0 / 24.0;
-    let p = p * f + 1.0 / 6.0;
-    let p = p * f + 0.5;
+    let t = x * std::f32::consts::LOG2_E;
+    let shifted = t + ROUND;
+    let f = t - (shifted - ROUND);
+    // The polynomial through 1 at 0 whose largest relative error is least: 9.1e-8.
+    let p = 0.001_326_472_7;
+    let p = p * f + 0.009_671_513;
+    let p = p * f + 0.055_507_336;
+    let p = p * f + 0.240_222_42;
+    let p = p * f + 0.693_147;
     let p = p * f + 1.0;
-    let p = p * f + 1.0;
-    let two_n = (shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23;
-    p * f32::from_bits(two_n)
+    // p lies in [0.7, 1.5], so n goes straight into its exponent.
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
