@@ -74,7 +74,6 @@ pub struct Name {
 
 /// Which tensor of a block or of the ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
 pub enum Part {
     Embed,
     AttnNorm,

@@ -1,65 +1,66 @@
-//! What the tests of whole networks share: a network with its buffers, run in any way.
+//! Tests of whole networks; here what they share: a network with its buffers, run in any way.
 
-#![allow(dead_code)]
+mod bits;
+mod golden;
+mod hf;
 
 use esker_kernels::{
     device::Stream,
     tensor::{Arena, Class, DType},
 };
-use esker_model::{Buffers, Config, Family, Grads, Recompute, Rope, Shape, Weights, hf, score, train_micro};
+use esker_model::{Buffers, Config, Family, Grads, Recompute, Rope, Shape, Weights, score, train_micro};
 use std::path::{Path, PathBuf};
 
 /// How to run a step.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
-    pub threads: usize,
-    pub micro_rows: usize,
-    pub grain_rows: usize,
-    pub dtype: DType,
-    pub recompute: Recompute,
+struct How {
+    threads: usize,
+    micro_rows: usize,
+    grain_rows: usize,
+    dtype: DType,
+    recompute: Recompute,
 }
 
 impl How {
-    pub const PLAIN: How =
-        How { threads: 2, micro_rows: 1, grain_rows: 1, dtype: DType::F32, recompute: Recompute::None };
+    const PLAIN: How = How { threads: 2, micro_rows: 1, grain_rows: 1, dtype: DType::F32, recompute: Recompute::None };
 }
 
 /// Loss of each target, and the gradients by name.
 #[derive(Debug, PartialEq)]
-pub struct Step {
-    pub nll: Vec<f32>,
-    pub grads: Vec<(String, Vec<f32>)>,
+struct Step {
+    nll: Vec<f32>,
+    grads: Vec<(String, Vec<f32>)>,
 }
 
 impl Step {
-    pub fn bits(&self) -> Vec<u32> {
+    fn bits(&self) -> Vec<u32> {
         let grads = self.grads.iter().flat_map(|(_, g)| g);
         self.nll.iter().chain(grads).map(|x| x.to_bits()).collect()
     }
 }
 
-pub fn golden(name: &str) -> PathBuf {
+fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-pub fn json(path: &Path) -> serde_json::Value {
+fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-pub fn rows(of: &serde_json::Value) -> Vec<Vec<u32>> {
+fn rows(of: &serde_json::Value) -> Vec<Vec<u32>> {
     serde_json::from_value(of.clone()).unwrap()
 }
 
 /// Weights in an arena of their own.
-pub fn weights(s: &Stream, cfg: &Config, dtype: DType) -> Weights {
+fn weights(s: &Stream, cfg: &Config, dtype: DType) -> Weights {
     Arena::build(s, |arena| Weights::layout(arena.class(Class::Weights), cfg, dtype)).unwrap().0
 }
 
-pub fn grads(s: &Stream, cfg: &Config) -> Grads {
+fn grads(s: &Stream, cfg: &Config) -> Grads {
     Arena::build(s, |arena| Grads::layout(arena.class(Class::Gradients), cfg)).unwrap().0
 }
 
-pub fn buffers(s: &Stream, cfg: &Config, shape: Shape) -> Buffers {
+fn buffers(s: &Stream, cfg: &Config, shape: Shape) -> Buffers {
     let (mut b, table) = Arena::build(s, |arena| Buffers::layout(arena, cfg, shape)).unwrap();
     let mut measured = Arena::measure();
     Buffers::layout(&mut measured, cfg, shape);
@@ -69,15 +70,15 @@ pub fn buffers(s: &Stream, cfg: &Config, shape: Shape) -> Buffers {
 }
 
 /// The network of a golden folder.
-pub fn load(s: &Stream, name: &str, dtype: DType) -> (Config, Weights) {
-    let cfg = hf::read_card(&golden(name)).unwrap().config;
+fn load(s: &Stream, name: &str, dtype: DType) -> (Config, Weights) {
+    let cfg = esker_model::hf::read_card(&folder(name)).unwrap().config;
     let mut w = weights(s, &cfg, dtype);
-    hf::load(&golden(name), &mut w).unwrap();
+    esker_model::hf::load(&folder(name), &mut w).unwrap();
     (cfg, w)
 }
 
 /// A small network with everything odd, drawn from a seed.
-pub fn odd(family: Family, tied: bool) -> Config {
+fn odd(family: Family, tied: bool) -> Config {
     let rope = Rope { theta: 10000.0, scaling: None };
     let (vocab, context, hidden, layers, heads, kv_heads, head_dim, ffn) = (71, 64, 33, 3, 4, 2, 14, 45);
     let (norm_eps, init_std) = (1e-5, 0.3);
@@ -101,7 +102,7 @@ pub fn odd(family: Family, tied: bool) -> Config {
 }
 
 /// Forward and backward of `rows` (ids; inputs but the last, targets but the first), `micro_rows` at a time.
-pub fn step(cfg: &Config, w: &Weights, rows: &[Vec<u32>], first: Option<&[Vec<u32>]>, how: How) -> Step {
+fn step(cfg: &Config, w: &Weights, rows: &[Vec<u32>], first: Option<&[Vec<u32>]>, how: How) -> Step {
     let s = &Stream::cpu(how.threads).unwrap();
     let How { micro_rows, grain_rows, dtype, recompute, .. } = how;
     let seq = rows[0].len() - 1;
@@ -125,7 +126,7 @@ pub fn step(cfg: &Config, w: &Weights, rows: &[Vec<u32>], first: Option<&[Vec<u3
     Step { nll, grads: g.sum.each().map(|(name, t)| (name.to_string(), t.f32().to_vec())).collect() }
 }
 
-pub fn upload(s: &Stream, b: &mut Buffers, rows: &[Vec<u32>]) {
+fn upload(s: &Stream, b: &mut Buffers, rows: &[Vec<u32>]) {
     let inputs: Vec<u32> = rows.iter().flat_map(|r| &r[..r.len() - 1]).copied().collect();
     let targets: Vec<u32> = rows.iter().flat_map(|r| &r[1..]).copied().collect();
     s.upload_u32(&inputs, &mut b.inputs).unwrap();
@@ -133,20 +134,20 @@ pub fn upload(s: &Stream, b: &mut Buffers, rows: &[Vec<u32>]) {
 }
 
 /// Ids from a seed.
-pub fn ids(seed: u32, rows: usize, len: usize, vocab: usize) -> Vec<Vec<u32>> {
+fn ids(seed: u32, rows: usize, len: usize, vocab: usize) -> Vec<Vec<u32>> {
     let id = |r: usize, i: usize| esker_model::init::philox([i as u32, r as u32, seed, 9], [0, 0])[0] % vocab as u32;
     (0..rows).map(|r| (0..len).map(|i| id(r, i)).collect()).collect()
 }
 
 /// |got - want| / |want|
-pub fn relative(got: &[f32], want: &[f32]) -> f64 {
+fn relative(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(g - w))) / norm(&mut want.iter().map(|&w| f64::from(w)))
 }
 
 /// log softmax(logits) at `id`
-pub fn logprob(logits: &[f32], id: u32) -> f64 {
+fn logprob(logits: &[f32], id: u32) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
     f64::from(logits[id as usize] - max) - sum.ln()

@@ -1,8 +1,6 @@
-//! Whole networks against PyTorch: see golden/README.md.
+//! Whole networks against PyTorch: see ../golden/README.md.
 
-mod common;
-
-use common::*;
+use crate::*;
 use esker_kernels::{
     device::Stream,
     tensor::{Arena, DType},
@@ -16,7 +14,7 @@ fn log_probabilities_and_gradients_are_pytorchs() {
     let s = Stream::cpu(2).unwrap();
     for name in FOLDERS {
         let (cfg, w) = load(&s, name, DType::F32);
-        let golden_json = json(&golden(name).join("golden.json"));
+        let golden_json = json(&folder(name).join("golden.json"));
         let rows = rows(&golden_json["rows"]);
         let got = step(&cfg, &w, &rows, None, How { micro_rows: 2, ..How::PLAIN });
 
@@ -25,7 +23,7 @@ fn log_probabilities_and_gradients_are_pytorchs() {
         assert!(off < 1e-5, "{name}: log-probabilities off by {off}");
 
         let mut want = weights(&s, &cfg, DType::F32);
-        hf::load_file(&golden(name).join("grads.safetensors"), &mut want).unwrap();
+        hf::load_file(&folder(name).join("grads.safetensors"), &mut want).unwrap();
         for ((tensor, got), (_, want)) in got.grads.iter().zip(want.each()) {
             let off = relative(got, want.f32());
             assert!(off < 1e-5, "{name}: gradient of {tensor} off by {off}");
@@ -38,7 +36,7 @@ fn generation_with_a_cache_is_the_whole_forward() {
     let s = Stream::cpu(2).unwrap();
     for name in FOLDERS {
         let (cfg, w) = load(&s, name, DType::F32);
-        let golden_json = json(&golden(name).join("golden.json"));
+        let golden_json = json(&folder(name).join("golden.json"));
         let rows = rows(&golden_json["rows"]);
         let want = step(&cfg, &w, &rows, None, How::PLAIN).nll;
         let (row, len) = (&rows[0], rows[0].len() - 1);
@@ -67,7 +65,7 @@ fn stories260k_goes_on_as_its_author_printed() {
     let s = Stream::cpu(2).unwrap();
     let (cfg, w) = load(&s, "stories260K", DType::F32);
     assert_eq!(cfg.params().total(), 260_032);
-    let greedy = json(&golden("stories260K/greedy.json"));
+    let greedy = json(&folder("stories260K/greedy.json"));
     let (mut d, _) = Arena::build(&s, |arena| Decoder::layout(arena, &cfg, DType::F32, 160, 16)).unwrap();
     d.ready(&s, &cfg).unwrap();
     for case in greedy["cases"].as_array().unwrap() {
@@ -96,7 +94,7 @@ fn bf16_stays_near_f32() {
     for name in FOLDERS {
         let (cfg, w) = load(&s, name, DType::F32);
         let (_, half) = load(&s, name, DType::Bf16);
-        let rows = rows(&json(&golden(name).join("golden.json"))["rows"]);
+        let rows = rows(&json(&folder(name).join("golden.json"))["rows"]);
         let want = step(&cfg, &w, &rows, None, How::PLAIN);
         for recompute in [Recompute::None, Recompute::Block] {
             let got =

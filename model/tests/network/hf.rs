@@ -1,9 +1,7 @@
 //! Hugging Face folders: what we write others read, what others write we read, and nothing hostile gets further than an
 //! error.
 
-mod common;
-
-use common::*;
+use crate::*;
 use esker_kernels::{device::Stream, tensor::DType};
 use esker_model::{
     Config, Family, Scaling, Weights,
@@ -285,7 +283,7 @@ fn damaged_files_never_panic() {
 
 /// The config of a golden folder with keys changed.
 fn card_with(folder: &str, change: &dyn Fn(&mut Value)) -> Result<Card, HfError> {
-    let mut config = json(&golden(folder).join("config.json"));
+    let mut config = json(&crate::folder(folder).join("config.json"));
     change(&mut config);
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
