@@ -1,16 +1,16 @@
 //! Large products on all threads.
 //!
-//! B is packed once, into the scratch that lanes share, all lanes packing; then c is cut into pieces of `rows` by
-//! `cols`, and a piece packs its own rows of A, one block of k after another, and multiplies them by its columns of B.
-//! B's panel of a block lies in L1 while the panels of A stream past it from L2. Bounds of pieces follow from the sizes
-//! alone. What does not fit the shared scratch is cut into *phases*, by columns of B first, else by blocks of k.
+//! The work is done in *phases*. Each packs a chunk of B, some columns and some k, into the scratch that lanes share, all
+//! lanes packing; then c is cut into pieces, and a piece packs its own rows of A, one block of k after another, and
+//! multiplies them by its columns of B. B's panel of a block lies in L1 and L2 while the panels of A, in L2, are
+//! multiplied by it. Bounds of phases and pieces follow from the sizes alone.
 
 use super::{
     Dims, Put,
     tile::{Dest, In, Kernel, Major, Operand, Out, Precision, kernel},
 };
 use crate::{
-    pool::{LANE_BYTES, Pool},
+    pool::{LANE_BYTES, Parts, Pool},
     simd::{self, Level},
 };
 use half::bf16;
@@ -77,28 +77,65 @@ impl Blocks {
     }
 }
 
-/// One phase: all rows `m` of c, some columns, some blocks of k.
+/// A product, or one phase of it: some rows and columns of c, some blocks of k.
+#[derive(Clone)]
 struct Phase<'a> {
     kern: &'static Kernel,
     blocks: Blocks,
     /// Blocks of this phase.
     over: Range<usize>,
-    /// Columns of this phase.
+    /// Rows and columns of this phase.
+    rows: Range<usize>,
     cols: Range<usize>,
-    m: usize,
     a: Operand<'a>,
     b: Operand<'a>,
     c: Target,
     /// Distance of rows of c.
     ldc: usize,
     put: Put,
+    /// Where the f32 sums of a bf16 c wait between phases, when it takes several.
+    wait: Option<Wait>,
 }
+
+/// Sums in f32, a row as long as the columns of the phase.
+#[derive(Clone, Copy)]
+struct Wait(*mut f32);
+
+// SAFETY: as for `Target`.
+unsafe impl Sync for Wait {}
+// SAFETY: as for `Target`.
+unsafe impl Send for Wait {}
 
 /// The first element of c. All threads write it, each its own pieces.
 #[derive(Clone, Copy)]
-enum Target {
+pub(super) enum Target {
     F32(*mut f32),
     Bf16(*mut bf16),
+}
+
+impl Target {
+    /// Of `c`, and how many elements that has.
+    pub(super) fn of(c: Out<'_>, put: Put) -> (Target, usize) {
+        assert!(put == Put::Set || matches!(c, Out::F32(_)), "matmul: only an f32 c is added to");
+        match c {
+            Out::F32(c) => (Target::F32(c.as_mut_ptr()), c.len()),
+            Out::Bf16(c) => (Target::Bf16(c.as_mut_ptr()), c.len()),
+        }
+    }
+
+    /// k is empty: the product is zero.
+    ///
+    /// # Safety
+    /// c has `len` elements, and nobody else touches them.
+    pub(super) unsafe fn clear(self, len: usize, put: Put) {
+        if put == Put::Set {
+            // SAFETY: by the caller's promise.
+            match self {
+                Target::F32(c) => unsafe { std::slice::from_raw_parts_mut(c, len) }.fill(0.0),
+                Target::Bf16(c) => unsafe { std::slice::from_raw_parts_mut(c, len) }.fill(bf16::ZERO),
+            }
+        }
+    }
 }
 
 // SAFETY: pieces of c are disjoint; `Phase::piece` says which thread writes what.
@@ -106,10 +143,12 @@ unsafe impl Sync for Target {}
 // SAFETY: as above.
 unsafe impl Send for Target {}
 
-/// Columns below which a phase is rather cut along k: an A packed for fewer is packed too often.
-const COLS_MIN: usize = 512;
-/// Columns of a phase that is cut along k.
-const COLS_CUT: usize = 2048;
+/// Words of packed B in a phase: 4 MiB stay in the caches while they are used, and are there to be written over.
+const CHUNK_WORDS: usize = 1 << 20;
+/// Columns below which a phase is rather cut along k: with fewer, A is packed too often.
+const COLS_MIN: usize = 768;
+/// Most columns of a phase that is cut along k.
+const COLS_CUT: usize = 1024;
 
 /// Any form, at any level that the CPU has.
 pub(crate) fn product(
@@ -125,41 +164,20 @@ pub(crate) fn product(
     if d.m == 0 || d.n == 0 {
         return;
     }
-    assert!(put == Put::Set || matches!(c, Out::F32(_)), "matmul: only an f32 c is added to");
-    let (c, len) = match c {
-        Out::F32(c) => (Target::F32(c.as_mut_ptr()), c.len()),
-        Out::Bf16(c) => (Target::Bf16(c.as_mut_ptr()), c.len()),
-    };
+    let (c, len) = Target::of(c, put);
     assert!(len >= d.m * d.n, "matmul: c has {len} elements, {d:?}");
     if d.k == 0 {
-        return clear(c, d.m * d.n, put);
+        // SAFETY: c was borrowed mutably and is that long.
+        return unsafe { c.clear(d.m * d.n, put) };
     }
     let kern = kernel(level, Precision::of(a.data, b.data));
     let blocks = Blocks::new(kern, d.k, grain);
-    let phase = Phase { kern, blocks, over: 0..blocks.count, cols: 0..d.n, m: d.m, a, b, c, ldc: d.n, put };
+    let (over, rows, cols) = (0..blocks.count, 0..d.m, 0..d.n);
+    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: d.n, put, wait: None };
     pool.with_shared(|shared| {
-        let shared: &mut [u32] = bytemuck::cast_slice_mut(shared);
-        let steps = blocks.steps_before(blocks.count);
-        let fit = shared.len() / steps / kern.nr * kern.nr;
-        if fit >= d.n.min(COLS_MIN) {
-            for cols in even(d.n, fit, kern.nr) {
-                Phase { cols, over: 0..blocks.count, ..phase }.run(pool, shared);
-            }
-        } else {
-            phase.by_blocks(pool, shared);
-        }
+        let (chunk, wait) = bytemuck::cast_slice_mut(shared).split_at_mut(CHUNK_WORDS);
+        phase.in_chunks(pool, chunk, wait);
     });
-}
-
-/// k is empty: the product is zero.
-fn clear(c: Target, len: usize, put: Put) {
-    if put == Put::Set {
-        // SAFETY: c has `len` elements, borrowed mutably by the caller.
-        match c {
-            Target::F32(c) => unsafe { std::slice::from_raw_parts_mut(c, len) }.fill(0.0),
-            Target::Bf16(c) => unsafe { std::slice::from_raw_parts_mut(c, len) }.fill(bf16::ZERO),
-        }
-    }
 }
 
 /// Cuts `0..len` into ranges of at most `most` and nearly equal length, all but the last a multiple of `unit`.
@@ -170,53 +188,26 @@ fn even(len: usize, most: usize, unit: usize) -> impl Iterator<Item = Range<usiz
 }
 
 impl Phase<'_> {
-    /// Cuts along k: sums of earlier phases wait in c, or, where c is bf16, in a quarter of the shared scratch.
-    fn by_blocks(self, pool: &Pool, shared: &mut [u32]) {
-        let (shared, wait) = shared.split_at_mut(shared.len() / 4 * 3);
-        let n = self.cols.len();
-        for cols in even(n, COLS_CUT, self.kern.nr) {
-            let width = cols.len().next_multiple_of(self.kern.nr);
-            // A block is at most 1,024 steps long, so at least two fit.
-            let fit = (shared.len() / width / self.blocks.steps(0)).max(1);
+    /// Makes c phase by phase, each with a chunk of B that stays in the caches once packed.
+    fn in_chunks(&self, pool: &Pool, chunk: &mut [u32], wait: &mut [u32]) {
+        let (kern, blocks, n) = (self.kern, self.blocks, self.cols.len());
+        let fit = chunk.len() / blocks.steps_before(blocks.count) / kern.nr * kern.nr;
+        if fit >= n.min(COLS_MIN) {
+            for cols in even(n, fit, kern.nr) {
+                Phase { cols, ..self.clone() }.run(pool, chunk);
+            }
+            return;
+        }
+        for cols in even(n, COLS_CUT, kern.nr) {
+            let in_block = blocks.steps(0) * cols.len().next_multiple_of(kern.nr);
             let rows_fit = match self.c {
-                Target::F32(_) => self.m,
+                Target::F32(_) => self.rows.len(),
                 Target::Bf16(_) => wait.len() / cols.len(),
             };
-            for rows in even(self.m, rows_fit, 1) {
-                for over in even(self.blocks.count, fit, 1) {
-                    let (first, last) = (over.start == 0, over.end == self.blocks.count);
-                    let (c, ldc, cols_here) = match self.c {
-                        // SAFETY: rows.start is a row of c.
-                        Target::F32(c) => (Target::F32(unsafe { c.add(rows.start * self.ldc) }), self.ldc, cols.clone()),
-                        Target::Bf16(_) => (Target::F32(wait.as_mut_ptr().cast()), cols.len(), cols.clone()),
-                    };
-                    // Columns of `wait` start at 0, those of c at cols.start.
-                    let b = self.b;
-                    let (b, cols_here) = match self.c {
-                        Target::F32(_) => (b, cols_here),
-                        Target::Bf16(_) => (b.from(cols.start, 0), 0..cols.len()),
-                    };
-                    Phase {
-                        kern: self.kern,
-                        blocks: self.blocks,
-                        over,
-                        cols: cols_here,
-                        m: rows.len(),
-                        a: self.a.from(rows.start, 0),
-                        b,
-                        c,
-                        ldc,
-                        put: if first { self.put } else { Put::Add },
-                    }
-                    .run(pool, shared);
-                    if let (true, Target::Bf16(c)) = (last, self.c) {
-                        for (i, row) in bytemuck::cast_slice::<u32, f32>(wait).chunks_exact(cols.len()).take(rows.len()).enumerate() {
-                            for (j, &x) in row.iter().enumerate() {
-                                // SAFETY: an element of c, which no other thread touches now.
-                                unsafe { *c.add((rows.start + i) * self.ldc + cols.start + j) = bf16::from_f32(x) };
-                            }
-                        }
-                    }
+            for rows in even(self.rows.len(), rows_fit, kern.mr) {
+                for over in even(blocks.count, chunk.len() / in_block, 1) {
+                    let wait = Some(Wait(wait.as_mut_ptr().cast()));
+                    Phase { cols: cols.clone(), rows: rows.clone(), over, wait, ..self.clone() }.run(pool, chunk);
                 }
             }
         }
@@ -232,11 +223,9 @@ impl Phase<'_> {
         self.pack_b(pool, b, width, &at);
         let b = &*b;
 
-        let (rows, cols) = self.piece_size();
-        let down = self.m.div_ceil(rows);
-        pool.run(down * self.cols.len().div_ceil(cols), |i, lane| {
-            let (r, c) = (i % down * rows, i / down * cols);
-            let (r, c) = (r..(r + rows).min(self.m), c..(c + cols).min(self.cols.len()));
+        let cut = Cut::new(kern, self.rows.len(), self.cols.len());
+        pool.run(cut.count(), |i, lane| {
+            let (r, c) = cut.piece(i);
             self.piece(r, c, b, &at, bytemuck::cast_slice_mut(lane.scratch));
         });
     }
@@ -245,7 +234,7 @@ impl Phase<'_> {
         const PANELS: usize = 4;
         let wide = PANELS * self.kern.nr;
         let across = width.div_ceil(wide);
-        let parts = crate::pool::Parts::new(out);
+        let parts = Parts::new(out);
         pool.run(self.over.len() * across, |i, _| {
             let (block, j) = (self.over.start + i / across, i % across * wide);
             let (k, steps) = (self.blocks.range(block), self.blocks.steps(block));
@@ -256,90 +245,162 @@ impl Phase<'_> {
         });
     }
 
-    /// Rows and columns of a piece of c: large, so that packing A and fetching B cost little, yet some dozens of
-    /// pieces, so that threads end together.
-    fn piece_size(&self) -> (usize, usize) {
-        const PIECES: usize = 48;
-        let (mr, nr) = (self.kern.mr, self.kern.nr);
-        let (m, n) = (self.m, self.cols.len());
-        let even_size = |len: usize, parts: usize, unit: usize| len.div_ceil(parts).next_multiple_of(unit);
-        let (mut down, mut across) = (m.div_ceil(12 * mr), n.div_ceil(1024));
-        while down * across < PIECES {
-            // Rows are cut to two panels first where columns are many, else columns to four panels.
-            if m.div_ceil(down) > 4 * mr {
-                down += 1;
-            } else if n.div_ceil(across) > 8 * nr {
-                across += 1;
-            } else if m.div_ceil(down) > 2 * mr {
-                down += 1;
-            } else {
-                break;
-            }
-        }
-        (even_size(m, down, mr), even_size(n, across, nr))
-    }
-
     /// Makes rows `r` and columns `c` (counted from the phase's first) of the result.
     fn piece(&self, r: Range<usize>, c: Range<usize>, b: &[u32], at: &impl Fn(usize) -> usize, scratch: &mut [u32]) {
         let kern = self.kern;
         let (rows, cols) = (r.len(), c.len());
-        let (packed, wait) = scratch.split_at_mut(LANE_BYTES / 4 / 2);
-        let wait: *mut f32 = wait.as_mut_ptr().cast();
+        let (packed, own) = scratch.split_at_mut(LANE_BYTES / 4 / 2);
+        // Sums of a bf16 c wait in this lane's scratch if this phase is the only one.
+        let (wait, ldw) = match self.wait {
+            Some(Wait(wait)) => (wait.wrapping_add(r.start * self.cols.len() + c.start), self.cols.len()),
+            None => (own.as_mut_ptr().cast(), cols),
+        };
+        let corner = (self.rows.start + r.start) * self.ldc + self.cols.start + c.start;
         for block in self.over.clone() {
             let k = self.blocks.range(block);
             let steps = self.blocks.steps(block);
-            kern.pack_a(self.a.from(r.start, k.start), rows, k.len(), packed);
-            let (first, last) = (block == self.over.start, block + 1 == self.over.end);
-            let corner = r.start * self.ldc + self.cols.start + c.start;
+            kern.pack_a(self.a.from(self.rows.start + r.start, k.start), rows, k.len(), packed);
+            let (first, last) = (block == 0, block + 1 == self.blocks.count);
             let (dest, ld) = match self.c {
-                Target::F32(to) if first && self.put == Put::Set => (Dest::Set(to.wrapping_add(corner)), self.ldc),
-                Target::F32(to) => (Dest::Add(to.wrapping_add(corner)), self.ldc),
-                Target::Bf16(to) if first && last => (Dest::SetBf16(to.wrapping_add(corner)), self.ldc),
-                Target::Bf16(to) if last => (Dest::FinishBf16(wait, cols, to.wrapping_add(corner)), self.ldc),
-                Target::Bf16(_) if first => (Dest::Set(wait), cols),
-                Target::Bf16(_) => (Dest::Add(wait), cols),
+                Target::F32(c) if first && self.put == Put::Set => (Dest::Set(c.wrapping_add(corner)), self.ldc),
+                Target::F32(c) => (Dest::Add(c.wrapping_add(corner)), self.ldc),
+                Target::Bf16(c) if first && last => (Dest::SetBf16(c.wrapping_add(corner)), self.ldc),
+                Target::Bf16(c) if last => (Dest::FinishBf16(wait, ldw, c.wrapping_add(corner)), self.ldc),
+                Target::Bf16(_) if first => (Dest::Set(wait), ldw),
+                Target::Bf16(_) => (Dest::Add(wait), ldw),
             };
             let b = &b[at(block) + c.start * steps..];
-            // SAFETY: this piece alone writes these rows and columns of c, and `wait` is this lane's.
+            // SAFETY: this piece alone writes these rows and columns of c, and their sums in `wait`.
             unsafe { kern.block_to(rows, cols, steps, packed, b, dest, ld) };
         }
+    }
+}
+
+/// How c is cut into pieces: most rows into large ones, so that little is packed twice; the last rows into small ones,
+/// so that threads end together.
+#[derive(Debug)]
+struct Cut {
+    head: Grid,
+    tail: Grid,
+}
+
+impl Cut {
+    fn new(kern: &Kernel, m: usize, n: usize) -> Cut {
+        let panels = m.div_ceil(kern.mr);
+        let high = (panels / 16).clamp(2, 10);
+        let head = panels.saturating_sub((panels / 3).clamp(2, 24)) / high * high * kern.mr;
+        Cut {
+            head: Grid::new(0..head, n, high * kern.mr, n.div_ceil(1024), kern.nr),
+            tail: Grid::new(head..m, n, 2 * kern.mr, n.div_ceil(512).max(3), kern.nr),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.head.count() + self.tail.count()
+    }
+
+    /// Rows and columns of piece `i`.
+    fn piece(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        if i < self.head.count() { self.head.piece(i) } else { self.tail.piece(i - self.head.count()) }
+    }
+}
+
+/// Some rows and all `n` columns, in pieces of `height` by `width`.
+#[derive(Debug)]
+struct Grid {
+    rows: Range<usize>,
+    n: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Grid {
+    fn new(rows: Range<usize>, n: usize, height: usize, across: usize, nr: usize) -> Grid {
+        Grid { rows, n, height, width: n.div_ceil(across).next_multiple_of(nr) }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.len().div_ceil(self.height) * self.n.div_ceil(self.width)
+    }
+
+    /// Pieces go down first: neighbours in time share columns of B.
+    fn piece(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        let down = self.rows.len().div_ceil(self.height);
+        let (r, c) = (self.rows.start + i % down * self.height, i / down * self.width);
+        (r..(r + self.height).min(self.rows.end), c..(c + self.width).min(self.n))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{harness, ops::matmul::reference};
+    use crate::harness::draw;
 
     #[test]
-    fn quick() {
-        for lv in Level::ALL {
-            if lv > simd::detected() {
+    fn blocks_cover_every_grain() {
+        for level in Level::ALL {
+            if level > simd::detected() {
                 continue;
             }
-            for (m, n, k) in [(1, 1, 1), (3, 5, 7), (14, 32, 16), (29, 65, 33), (100, 130, 801)] {
-                let pool = Pool::new(2).unwrap();
-                let d = Dims { m, n, k };
-                let (a, b) = (harness::draw(1, m * k), harness::draw(2, n * k));
-                let (a6, b6): (Vec<_>, Vec<_>) = (a.iter().map(|&x| f64::from(x)).collect(), b.iter().map(|&x| f64::from(x)).collect());
-                let (ah, bh): (Vec<_>, Vec<_>) = (a.iter().map(|&x| bf16::from_f32(x)).collect(), b.iter().map(|&x| bf16::from_f32(x)).collect());
-                for form in 0..3 {
-                    for (x, y) in [(In::F32(&a), In::F32(&b)), (In::Bf16(&ah), In::F32(&b)), (In::Bf16(&ah), In::Bf16(&bh))] {
-                        let mut c = vec![f32::NAN; m * n];
-                        let want = match form {
-                            0 => reference::nt(d, &a6, &b6),
-                            1 => reference::nn(d, &a6, &b6),
-                            _ => reference::tn(d, &a6, &b6),
-                        };
-                        let xa = Operand { data: x, ld: if form < 2 { k } else { m }, major: if form < 2 { Major::K } else { Major::Outer } };
-                        let xb = Operand { data: y, ld: if form > 0 { n } else { k }, major: if form < 1 { Major::K } else { Major::Outer } };
-                        product(&pool, lv, d, xa, xb, Out::F32(&mut c), Put::Set, k);
-                        let c: Vec<_> = c.iter().map(|&x| f64::from(x)).collect();
-                        let e = harness::distance(&c, &want);
-                        assert!(e.0 < if matches!(x, In::F32(_)) {1e-5} else {0.03}, "{lv:?} {d:?} {form} {e:?}");
-                    }
+            let kern = kernel(level, Precision::Bf16);
+            for (k, grain) in [(1, 1), (7, 7), (800, 800), (801, 801), (3000, 1000), (2310, 770), (12, 4)] {
+                let blocks = Blocks::new(kern, k, grain);
+                let mut end = 0;
+                for i in 0..blocks.count {
+                    let range = blocks.range(i);
+                    assert_eq!((range.start, blocks.steps_before(i)), (end, (0..i).map(|i| blocks.steps(i)).sum()));
+                    assert!(!range.is_empty() && blocks.steps(i) <= kern.block, "{k} {grain} {range:?}");
+                    assert_eq!(range.start / grain, (range.end - 1) / grain);
+                    end = range.end;
                 }
+                assert_eq!(end, k);
             }
+        }
+    }
+
+    #[test]
+    fn pieces_cover_every_element_once() {
+        let kern = kernel(Level::Portable, Precision::F32);
+        for (m, n) in [(1, 1), (5, 3000), (13, 7), (100, 100), (300, 700), (901, 9)] {
+            let cut = Cut::new(kern, m, n);
+            let mut seen = vec![0; m * n];
+            for (r, c) in (0..cut.count()).map(|i| cut.piece(i)) {
+                r.for_each(|i| c.clone().for_each(|j| seen[i * n + j] += 1));
+            }
+            assert!(seen.iter().all(|&s| s == 1), "{m} x {n}");
+        }
+    }
+
+    /// A product that takes several phases has the bits of one that takes one.
+    #[test]
+    fn phases_do_not_show() {
+        let pool = Pool::new(2).unwrap();
+        let (m, n, k) = (70, 70, 1700);
+        let (a, b) = (draw(1, m * k), draw(2, n * k));
+        let half = |x: &[f32]| -> Vec<bf16> { x.iter().map(|&x| bf16::from_f32(x)).collect() };
+        let (a, b) = (half(&a), half(&b));
+        for level in Level::ALL {
+            if level > simd::detected() {
+                continue;
+            }
+            let kern = kernel(level, Precision::Bf16);
+            let operand = |x| Operand { data: In::Bf16(x), ld: k, major: Major::K };
+            let run = |chunk: usize, wait: usize| {
+                let mut wide = vec![1f32; m * n];
+                let mut short = vec![bf16::NAN; m * n];
+                for (out, put) in [(Out::F32(&mut wide), Put::Add), (Out::Bf16(&mut short), Put::Set)] {
+                    let (c, _) = Target::of(out, put);
+                    let blocks = Blocks::new(kern, k, k);
+                    let (over, rows, cols) = (0..blocks.count, 0..m, 0..n);
+                    let (a, b) = (operand(&a), operand(&b));
+                    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, wait: None };
+                    phase.in_chunks(&pool, &mut vec![0; chunk], &mut vec![0; wait]);
+                }
+                (wide, short)
+            };
+            let once = run(1 << 18, 0);
+            // Two blocks of all columns at a time, thirty rows waiting.
+            assert_eq!(run(2 * 96 * 384, 30 * n), once, "{level:?} by blocks");
         }
     }
 }

@@ -82,11 +82,7 @@ impl<'a> Operand<'a> {
             Major::K => (width, k),
             Major::Outer => (k, width),
         };
-        assert!(
-            slow == 1 || fast <= self.ld,
-            "matmul: rows of {fast} elements at a distance of {}",
-            self.ld
-        );
+        assert!(slow == 1 || fast <= self.ld, "matmul: rows of {fast} elements at a distance of {}", self.ld);
         let needed = (slow - 1) * self.ld + fast;
         assert!(needed <= self.data.len(), "matmul: an operand of {} elements, {needed} needed", self.data.len());
     }
@@ -135,6 +131,12 @@ type Pack = unsafe fn(src: Operand<'_>, outer: usize, k: usize, out: &mut [u32])
 /// `1..=nr`; that many elements may be written (and read, where `Dest` says so), by this thread alone.
 type Tile = unsafe fn(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize);
 
+/// Multiplies up to four rows of A by up to four columns of B, both with k fast: `sums[i][j]` for the first rows and
+/// columns asked for. The k are dealt out to the lanes of a vector, and the lanes added at the end.
+///
+/// Safety: the CPU has the level's instructions, and the operands hold that much.
+type Dots = unsafe fn(a: Operand<'_>, rows: usize, b: Operand<'_>, cols: usize, k: usize) -> [[f32; 4]; 4];
+
 /// One way to multiply.
 pub(crate) struct Kernel {
     /// Rows of a tile.
@@ -148,6 +150,7 @@ pub(crate) struct Kernel {
     pack_a: Pack,
     pack_b: Pack,
     tile: Tile,
+    dots: Dots,
 }
 
 /// The kernel that `level` uses for products in `precision`. The CPU must have that level.
@@ -234,6 +237,16 @@ impl Kernel {
         };
         // SAFETY: lengths by the asserts above; `c` is borrowed mutably.
         unsafe { self.block_to(m, n, self.steps(k), a, b, dest, ldc) }
+    }
+
+    /// Products of up to four rows of A and up to four columns of B, read where they lie, for `matvec`.
+    pub(crate) fn dots(&self, a: Operand<'_>, rows: usize, b: Operand<'_>, cols: usize, k: usize) -> [[f32; 4]; 4] {
+        assert!((1..=4).contains(&rows) && (1..=4).contains(&cols) && k > 0, "matmul: {rows} by {cols} dots of {k}");
+        assert!(a.major == Major::K && b.major == Major::K, "matmul: dots of rows");
+        a.check(rows, k);
+        b.check(cols, k);
+        // SAFETY: `kernel` gave this table for a level that the CPU has; lengths as just checked.
+        unsafe { (self.dots)(a, rows, b, cols, k) }
     }
 
     /// As [`Kernel::block`], to any destination.

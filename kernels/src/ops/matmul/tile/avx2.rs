@@ -14,14 +14,22 @@ pub(super) static F32: Kernel = Kernel {
     pack_a: pack::<MR, false>,
     pack_b: pack::<NR, false>,
     tile,
+    dots: dots::<false>,
 };
 
-pub(super) static WIDENED: Kernel = Kernel { pack_a: pack::<MR, true>, pack_b: pack::<NR, true>, ..F32 };
+pub(super) static WIDENED: Kernel =
+    Kernel { pack_a: pack::<MR, true>, pack_b: pack::<NR, true>, dots: dots::<true>, ..F32 };
 
 /// Safety: see [`super::Pack`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn pack<const W: usize, const ROUND: bool>(src: Operand<'_>, outer: usize, k: usize, out: &mut [u32]) {
     portable::pack::<W, ROUND>(src, outer, k, out);
+}
+
+/// Safety: see [`super::Dots`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dots<const ROUND: bool>(a: Operand<'_>, rows: usize, b: Operand<'_>, cols: usize, k: usize) -> [[f32; 4]; 4] {
+    portable::dots::<ROUND, true>(a, rows, b, cols, k)
 }
 
 /// Safety: see [`super::Tile`].

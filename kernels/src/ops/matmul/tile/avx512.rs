@@ -17,12 +17,14 @@ pub(super) static F32: Kernel = Kernel {
     pack_a: pack_f32::<MR>,
     pack_b: pack_f32::<NR>,
     tile,
+    dots: dots_f32,
 };
 
-pub(super) static WIDENED: Kernel = Kernel { pack_a: pack_widened::<MR>, pack_b: pack_widened::<NR>, ..F32 };
+pub(super) static WIDENED: Kernel =
+    Kernel { pack_a: pack_widened::<MR>, pack_b: pack_widened::<NR>, dots: dots_widened, ..F32 };
 
 pub(super) static PAIRS: Kernel =
-    Kernel { pair: 2, pack_a: pack_pairs::<MR>, pack_b: pack_pairs::<NR>, tile: tile_two, ..F32 };
+    Kernel { pair: 2, pack_a: pack_pairs::<MR>, pack_b: pack_pairs::<NR>, tile: tile_two, dots: dots_pairs, ..F32 };
 
 /// f32 as it is.
 const PLAIN: u8 = 0;
@@ -175,8 +177,12 @@ macro_rules! packing {
                         unsafe {
                             let first = x.wrapping_add(t * pair * row_bytes + at * bytes);
                             let second = t * pair + 1 < k;
-                            let words =
-                                $two::<HOW>(first, first.wrapping_add(row_bytes), there, if second { there } else { 0 });
+                            let words = $two::<HOW>(
+                                first,
+                                first.wrapping_add(row_bytes),
+                                there,
+                                if second { there } else { 0 },
+                            );
                             let to = to.add((p * steps + t) * W + group);
                             if W.is_multiple_of(16) {
                                 _mm512_storeu_si512(to.cast(), words);
@@ -250,8 +256,7 @@ unsafe fn load_outer_two<const HOW: u8>(x: *const u8, y: *const u8, in_x: u16, i
         }
     };
     // SAFETY: both types are 32 bytes without meaning of their own.
-    let (x, y) =
-        unsafe { (std::mem::transmute::<__m256bh, __m256i>(x), std::mem::transmute::<__m256bh, __m256i>(y)) };
+    let (x, y) = unsafe { (std::mem::transmute::<__m256bh, __m256i>(x), std::mem::transmute::<__m256bh, __m256i>(y)) };
     _mm512_or_si512(_mm512_cvtepu16_epi32(x), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(y)))
 }
 
@@ -332,6 +337,17 @@ macro_rules! tiles {
             ldc: usize,
             cols: usize,
         ) {
+            // What the end reads or writes is on its way while the sums are made.
+            let (c, row_bytes) = match dest {
+                Dest::Set(c) | Dest::Add(c) => (c.cast::<i8>(), 4 * ldc),
+                Dest::SetBf16(c) => (c.cast::<i8>(), 2 * ldc),
+                Dest::FinishBf16(p, ldp, _) => (p.cast::<i8>().cast_mut(), 4 * ldp),
+            };
+            for i in 0..R {
+                let c = c.wrapping_add(i * row_bytes);
+                _mm_prefetch::<_MM_HINT_T0>(c);
+                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(64));
+            }
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
             for _ in 0..steps {
                 // SAFETY: the panels hold `steps` steps of MR and NR words.
@@ -346,23 +362,39 @@ macro_rules! tiles {
                 }
             }
             let masks = [ones(cols.min(16)) as u16, ones(cols.saturating_sub(16)) as u16];
-            for i in 0..R {
-                for (h, mask) in masks.into_iter().enumerate() {
-                    let (sum, at) = (sums[i][h], i * ldc + 16 * h);
-                    // SAFETY: `mask` keeps loads and stores inside row i, which the caller lets this thread write.
-                    unsafe {
-                        match dest {
-                            Dest::Set(c) => _mm512_mask_storeu_ps(c.wrapping_add(at), mask, sum),
-                            Dest::Add(c) => {
-                                let c = c.wrapping_add(at);
-                                _mm512_mask_storeu_ps(c, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum));
+            // SAFETY: a mask keeps loads and stores inside row i, which the caller lets this thread write.
+            unsafe {
+                match dest {
+                    Dest::Set(c) => {
+                        for i in 0..R {
+                            for h in 0..2 {
+                                _mm512_mask_storeu_ps(c.wrapping_add(i * ldc + 16 * h), masks[h], sums[i][h]);
                             }
-                            Dest::SetBf16(c) => {
-                                _mm256_mask_storeu_epi16(c.wrapping_add(at).cast(), mask, $bf16(sum));
+                        }
+                    }
+                    Dest::Add(c) => {
+                        for i in 0..R {
+                            for h in 0..2 {
+                                let c = c.wrapping_add(i * ldc + 16 * h);
+                                let sum = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[h], c), sums[i][h]);
+                                _mm512_mask_storeu_ps(c, masks[h], sum);
                             }
-                            Dest::FinishBf16(p, ldp, c) => {
-                                let p = _mm512_maskz_loadu_ps(mask, p.wrapping_add(i * ldp + 16 * h));
-                                _mm256_mask_storeu_epi16(c.wrapping_add(at).cast(), mask, $bf16(_mm512_add_ps(p, sum)));
+                        }
+                    }
+                    Dest::SetBf16(c) => {
+                        for i in 0..R {
+                            for h in 0..2 {
+                                let c = c.wrapping_add(i * ldc + 16 * h);
+                                _mm256_mask_storeu_epi16(c.cast(), masks[h], $bf16(sums[i][h]));
+                            }
+                        }
+                    }
+                    Dest::FinishBf16(p, ldp, c) => {
+                        for i in 0..R {
+                            for h in 0..2 {
+                                let p = _mm512_maskz_loadu_ps(masks[h], p.wrapping_add(i * ldp + 16 * h));
+                                let c = c.wrapping_add(i * ldc + 16 * h);
+                                _mm256_mask_storeu_epi16(c.cast(), masks[h], $bf16(_mm512_add_ps(p, sums[i][h])));
                             }
                         }
                     }
@@ -374,6 +406,125 @@ macro_rules! tiles {
 
 tiles!(tile, rows_of, fused, round_half, "avx512f,avx512bw,avx512dq,avx512vl");
 tiles!(tile_two, rows_of_two, dot_two, round_half_own, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16");
+
+/// Dots of rows: `$by` for sizes known when compiled, `$dots` for the kernel's table.
+macro_rules! dots {
+    ($dots:ident, $rows_by:ident, $by:ident, $load:ident, $multiply_add:ident, $features:literal, $of_f32:ident, $of_bf16:ident) => {
+        /// Safety: see [`super::Dots`].
+        #[target_feature(enable = $features)]
+        unsafe fn $dots(a: Operand<'_>, rows: usize, b: Operand<'_>, cols: usize, k: usize) -> [[f32; 4]; 4] {
+            // SAFETY: passed on as promised by the caller.
+            unsafe {
+                match (a.data, b.data) {
+                    (In::F32(x), In::F32(y)) => {
+                        $rows_by::<$of_f32, $of_f32>(x.as_ptr().cast(), a.ld, rows, y.as_ptr().cast(), b.ld, cols, k)
+                    }
+                    (In::F32(x), In::Bf16(y)) => {
+                        $rows_by::<$of_f32, $of_bf16>(x.as_ptr().cast(), a.ld, rows, y.as_ptr().cast(), b.ld, cols, k)
+                    }
+                    (In::Bf16(x), In::F32(y)) => {
+                        $rows_by::<$of_bf16, $of_f32>(x.as_ptr().cast(), a.ld, rows, y.as_ptr().cast(), b.ld, cols, k)
+                    }
+                    (In::Bf16(x), In::Bf16(y)) => {
+                        $rows_by::<$of_bf16, $of_bf16>(x.as_ptr().cast(), a.ld, rows, y.as_ptr().cast(), b.ld, cols, k)
+                    }
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn $rows_by<const A: u8, const B: u8>(
+            a: *const u8,
+            lda: usize,
+            rows: usize,
+            b: *const u8,
+            ldb: usize,
+            cols: usize,
+            k: usize,
+        ) -> [[f32; 4]; 4] {
+            let mut sums = [[0.0; 4]; 4];
+            // Four columns at once, or one at a time: each sum is made alike.
+            for j in (0..cols).step_by(if cols == 4 { 4 } else { 1 }) {
+                // SAFETY: passed on as promised by the caller.
+                unsafe {
+                    let b = b.add(j * ldb * shape(B).0);
+                    match (rows, cols) {
+                        (1, 4) => $by::<A, B, 1, 4>(a, lda, b, ldb, k, j, &mut sums),
+                        (2, 4) => $by::<A, B, 2, 4>(a, lda, b, ldb, k, j, &mut sums),
+                        (3, 4) => $by::<A, B, 3, 4>(a, lda, b, ldb, k, j, &mut sums),
+                        (_, 4) => $by::<A, B, 4, 4>(a, lda, b, ldb, k, j, &mut sums),
+                        (1, _) => $by::<A, B, 1, 1>(a, lda, b, ldb, k, j, &mut sums),
+                        (2, _) => $by::<A, B, 2, 1>(a, lda, b, ldb, k, j, &mut sums),
+                        (3, _) => $by::<A, B, 3, 1>(a, lda, b, ldb, k, j, &mut sums),
+                        _ => $by::<A, B, 4, 1>(a, lda, b, ldb, k, j, &mut sums),
+                    }
+                }
+            }
+            sums
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn $by<const A: u8, const B: u8, const I: usize, const J: usize>(
+            a: *const u8,
+            lda: usize,
+            b: *const u8,
+            ldb: usize,
+            k: usize,
+            j0: usize,
+            out: &mut [[f32; 4]; 4],
+        ) {
+            let pair = shape(A).1;
+            let (a_bytes, b_bytes) = (shape(A).0, shape(B).0);
+            let mut sums = [[_mm512_setzero_ps(); J]; I];
+            for t in (0..k).step_by(16 * pair) {
+                let mask = ones((k - t).min(16 * pair));
+                // SAFETY: `mask` keeps the loads inside the rows; a prefetch of any address is harmless.
+                unsafe {
+                    let mut y = [_mm512_setzero_si512(); J];
+                    for j in 0..J {
+                        let b = b.wrapping_add((j * ldb + t) * b_bytes);
+                        // The rows that come next: b is one stream.
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(J * ldb * b_bytes).cast());
+                        y[j] = $load::<B>(b, mask);
+                    }
+                    for i in 0..I {
+                        let x = $load::<A>(a.wrapping_add((i * lda + t) * a_bytes), mask);
+                        for j in 0..J {
+                            sums[i][j] = $multiply_add(x, y[j], sums[i][j]);
+                        }
+                    }
+                }
+            }
+            for i in 0..I {
+                for j in 0..J {
+                    out[i][j0 + j] = _mm512_reduce_add_ps(sums[i][j]);
+                }
+            }
+        }
+    };
+}
+
+dots!(dots_f32, dots_rows_f32, dots_by_f32, load, fused, "avx512f,avx512bw,avx512dq,avx512vl", PLAIN, WIDE);
+dots!(
+    dots_widened,
+    dots_rows_widened,
+    dots_by_widened,
+    load,
+    fused,
+    "avx512f,avx512bw,avx512dq,avx512vl",
+    ROUNDED,
+    WIDE
+);
+dots!(
+    dots_pairs,
+    dots_rows_pairs,
+    dots_by_pairs,
+    load_two,
+    dot_two,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16",
+    ROUNDED_PAIR,
+    PAIR
+);
 
 #[target_feature(enable = "avx512f")]
 #[inline]

@@ -14,9 +14,11 @@ pub(super) static F32: Kernel = Kernel {
     pack_a: pack::<MR, false>,
     pack_b: pack::<NR, false>,
     tile,
+    dots: dots::<false, false>,
 };
 
-pub(super) static WIDENED: Kernel = Kernel { pack_a: pack::<MR, true>, pack_b: pack::<NR, true>, ..F32 };
+pub(super) static WIDENED: Kernel =
+    Kernel { pack_a: pack::<MR, true>, pack_b: pack::<NR, true>, dots: dots::<true, false>, ..F32 };
 
 /// Panels of `W` rows or columns, as f32; `ROUND` rounds an f32 source to bf16 first.
 #[inline(always)]
@@ -80,6 +82,56 @@ unsafe fn tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usiz
         }
         store(&sums[..rows], dest, ldc, cols);
     }
+}
+
+/// Safety: none needed; see [`super::Dots`]. `FUSED` says that the caller has enabled fused multiply-adds.
+#[inline(always)]
+pub(super) fn dots<const ROUND: bool, const FUSED: bool>(
+    a: Operand<'_>,
+    rows: usize,
+    b: Operand<'_>,
+    cols: usize,
+    k: usize,
+) -> [[f32; 4]; 4] {
+    let plain = |x: f32| x;
+    let rounded = |x: f32| if ROUND { bf16::from_f32(x).to_f32() } else { x };
+    let mut sums = [[0.0; 4]; 4];
+    for (i, sums) in sums.iter_mut().take(rows).enumerate() {
+        for (j, sum) in sums.iter_mut().take(cols).enumerate() {
+            *sum = match (a.data.from(i * a.ld), b.data.from(j * b.ld)) {
+                (In::F32(a), In::F32(b)) => dot::<FUSED, _, _>(&a[..k], &b[..k], plain, plain),
+                (In::F32(a), In::Bf16(b)) => dot::<FUSED, _, _>(&a[..k], &b[..k], rounded, bf16::to_f32),
+                (In::Bf16(a), In::F32(b)) => dot::<FUSED, _, _>(&a[..k], &b[..k], bf16::to_f32, rounded),
+                (In::Bf16(a), In::Bf16(b)) => dot::<FUSED, _, _>(&a[..k], &b[..k], bf16::to_f32, bf16::to_f32),
+            };
+        }
+    }
+    sums
+}
+
+/// Σ a·b in sixteen lanes.
+#[inline(always)]
+fn dot<const FUSED: bool, A: Copy, B: Copy>(a: &[A], b: &[B], of_a: impl Fn(A) -> f32, of_b: impl Fn(B) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let add = |x: f32, y: f32, sum: f32| if FUSED { x.mul_add(y, sum) } else { multiply_add(x, y, sum) };
+    let mut sums = [0f32; LANES];
+    let (whole_a, whole_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (l, (&x, &y)) in whole_a.remainder().iter().zip(whole_b.remainder()).enumerate() {
+        sums[l] = of_a(x) * of_b(y);
+    }
+    for (a, b) in whole_a.zip(whole_b) {
+        for l in 0..LANES {
+            sums[l] = add(of_a(a[l]), of_b(b[l]), sums[l]);
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            sums[l] += sums[l + width];
+        }
+        width /= 2;
+    }
+    sums[0]
 }
 
 /// a·b + c, fused where the machine does so in one instruction.
