@@ -8,7 +8,7 @@ use crate::{
 
 /// Elements of `x` that a piece of forward writes, about.
 const FORWARD_PIECE: usize = 1 << 14;
-/// Columns that a piece of backward owns: long enough to stream, short enough that small models give several pieces.
+/// Columns that a piece of backward owns at least; eight pieces where there are more.
 const BACKWARD_COLS: usize = 128;
 
 pub(super) fn forward(pool: &Pool, d: Dims, a: Forward<'_>) {
@@ -42,9 +42,11 @@ pub(super) fn backward(pool: &Pool, d: Dims, a: Backward<'_>) {
     let ids = &a.ids.u32()[..d.rows];
     let dx = &a.dx.f32()[..d.rows * d.cols];
     let dw = Parts::new(&mut a.dw.f32_mut()[..d.vocab * d.cols]);
-    pool.run(d.cols.div_ceil(BACKWARD_COLS), |piece, _| {
-        let at = piece * BACKWARD_COLS;
-        let len = BACKWARD_COLS.min(d.cols - at);
+    // Long runs of columns stream better; several pieces keep several threads busy.
+    let cols = d.cols.div_ceil(8).next_multiple_of(16).max(BACKWARD_COLS);
+    pool.run(d.cols.div_ceil(cols), |piece, _| {
+        let at = piece * cols;
+        let len = cols.min(d.cols - at);
         for (&id, dx) in ids.iter().zip(dx.chunks_exact(d.cols)) {
             // SAFETY: pieces own disjoint columns, and within a piece one window is alive at a time.
             let dw = unsafe { dw.window(id as usize * d.cols + at, len) };

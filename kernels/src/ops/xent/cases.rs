@@ -358,7 +358,7 @@ mod tests {
     fn chunks_are_even_and_inside_the_grain() {
         assert_eq!(chunk_rows(32000, 256), 256);
         assert_eq!(chunk_rows(32000, 1024), 512);
-        assert_eq!(chunk_rows(262_144, 2048), 64);
+        assert_eq!(chunk_rows(262_144, 2048), 128);
         assert_eq!(chunk_rows(32000, 7), 7);
         assert_eq!(chunk_rows(1, 1), 1);
         assert_eq!(chunk_rows(256, 1 << 20), 1 << 16);

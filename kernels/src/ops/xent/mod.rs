@@ -117,10 +117,13 @@ pub fn logits(s: &Stream, d: Dims, a: Logits<'_>) -> Result<()> {
     matmul::matvec(s, matmul::Dims { m: d.rows, n: d.vocab, k: d.cols }, product)
 }
 
-/// A good chunk for grains of `grain_rows` rows: the grain in equal parts, each with about 64 MiB of logits, and no
-/// fewer than 64 rows, so that moving `w` and `dw` once a chunk stays cheap beside the chunk's products.
+/// A good chunk for grains of `grain_rows` rows: the grain in equal parts, each with at most about 64 MiB of logits.
+///
+/// Longer chunks are faster, since each packs `w` and moves `dw` once: on one core of an EPYC (Zen 4) that others also
+/// used, 512 rows of 768 x 32,000 took 470, 415 and 393 ms in bf16 with chunks of 128, 256 and 512, and 914, 791 and
+/// 794 ms in f32. So a chunk has at least 128 rows, however large the vocabulary.
 pub fn chunk_rows(vocab: usize, grain_rows: usize) -> usize {
-    let most = ((64 << 20) / (4 * vocab.max(1))).max(64);
+    let most = ((64 << 20) / (4 * vocab.max(1))).max(128);
     let parts = grain_rows.div_ceil(most).max(1);
     grain_rows.div_ceil(parts).next_multiple_of(16).min(grain_rows).max(1)
 }
