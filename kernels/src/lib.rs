@@ -5,6 +5,7 @@
 //!
 //! Start with [`ops::rmsnorm`], the smallest whole op; [`device`] and [`tensor`] are what all of them stand on.
 
+pub mod bench;
 pub mod device;
 pub mod harness;
 pub mod ops;

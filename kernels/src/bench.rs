@@ -1,0 +1,73 @@
+//! The table of all ops, for whoever times or checks every one of them: `esker bench`, `cargo bench`, house rules.
+
+use crate::{
+    Result,
+    device::Stream,
+    harness::{self, Op, Row},
+    ops::{adamw, attention, cast, embedding, global_norm, matmul, rmsnorm, rope, swiglu, xent},
+    peak::Peaks,
+};
+
+/// Every op, by the name of its folder.
+pub const OPS: &[Entry] = &[
+    entry::<adamw::cases::AdamW>(),
+    entry::<attention::cases::Attention>(),
+    entry::<cast::cases::Cast>(),
+    entry::<embedding::cases::Embedding>(),
+    entry::<global_norm::cases::GlobalNorm>(),
+    entry::<matmul::cases::Matmul>(),
+    entry::<rmsnorm::cases::RmsNorm>(),
+    entry::<rope::cases::Rotation>(),
+    entry::<swiglu::cases::SwiGlu>(),
+    entry::<xent::cases::Xent>(),
+];
+
+/// One op with its type gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Name of the op's folder.
+    pub name: &'static str,
+    time: Time,
+    cases: Cases,
+}
+
+type Time = fn(&Stream, &Peaks, &str, &mut dyn FnMut(Row)) -> Result<()>;
+type Cases = fn(&Stream, &mut dyn FnMut(&str, &mut (dyn FnMut() -> Result<()> + Send))) -> Result<()>;
+
+impl Entry {
+    /// Times the bench cases whose printed form contains `filter`.
+    pub fn time(&self, s: &Stream, peaks: &Peaks, filter: &str, mut each: impl FnMut(Row)) -> Result<()> {
+        (self.time)(s, peaks, filter, &mut each)
+    }
+
+    /// Makes the tensors of each conformance case in turn and hands over its name and a call that runs it once.
+    pub fn cases(&self, s: &Stream, mut each: impl FnMut(&str, &mut (dyn FnMut() -> Result<()> + Send))) -> Result<()> {
+        (self.cases)(s, &mut each)
+    }
+}
+
+/// Times the bench cases that contain `case` in their printed form, of the op called `op` or of all.
+pub fn all(s: &Stream, op: Option<&str>, case: &str, peaks: &Peaks, mut each: impl FnMut(Row)) -> Result<()> {
+    for entry in OPS.iter().filter(|entry| op.is_none_or(|name| name == entry.name)) {
+        entry.time(s, peaks, case, &mut each)?;
+    }
+    Ok(())
+}
+
+const fn entry<O: Op>() -> Entry
+where
+    O::Case: Sync,
+    O::Ready: Send,
+{
+    Entry {
+        name: O::NAME,
+        time: |s, peaks, filter, each| harness::time::<O>(s, peaks, filter, each),
+        cases: |s, each| {
+            for case in O::conform_cases() {
+                let mut ready = O::prepare(s, &case, 1)?;
+                each(&format!("{case:?}"), &mut || O::run(s, &case, &mut ready));
+            }
+            Ok(())
+        },
+    }
+}
