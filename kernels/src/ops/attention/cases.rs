@@ -232,11 +232,10 @@ impl Op for Attention {
     }
 
     fn tolerance(case: &Case) -> f64 {
-        match (case.door, case.dtype) {
-            // p and the results are rounded to bf16, half of 2^-8 each, of values some times the mean; in backward o
-            // was, and ds is too.
-            (Door::Backward, DType::Bf16) => 6e-2,
-            (_, DType::Bf16) => 3e-2,
+        match case.dtype {
+            // p, ds and the results are rounded to bf16, half of 2^-8 each, of values up to ten times the mean: those of
+            // the first queries, which see few keys.
+            DType::Bf16 => 6e-2,
             _ => 2e-5,
         }
     }

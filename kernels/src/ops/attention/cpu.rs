@@ -17,6 +17,7 @@ mod backward;
 mod decode;
 mod forward;
 mod lanes;
+mod vector;
 
 pub(super) use backward::backward;
 pub(super) use decode::decode;
@@ -70,29 +71,19 @@ impl Arithmetic {
         space
     }
 
-    /// Writes the sums `[D][nr]`, turned and times `by` of each lane, as `rows` rows of D elements at `at(lane)`.
+    /// Writes the sums `[D][nr]`, turned: lane r, times by_r, becomes D elements of `to` from `at + r·ld` on.
     ///
     /// # Safety
-    /// Nobody else touches these rows of `to` meanwhile.
-    unsafe fn turn_out(
-        &self,
-        sums: &[f32],
-        rows: usize,
-        by: impl Fn(usize) -> f32,
-        to: &Sink<'_>,
-        at: impl Fn(usize) -> usize,
-        space: &mut [u32],
-    ) {
+    /// Nobody else touches these elements of `to` meanwhile.
+    unsafe fn turn_out(&self, sums: &[f32], by: &[f32], to: &Sink<'_>, at: usize, ld: usize, space: &mut [u32]) {
         let (nr, head_dim) = (self.kernel.nr, sums.len() / self.kernel.nr);
         for c in (0..head_dim).step_by(nr) {
             let width = nr.min(head_dim - c);
             let source = Operand { data: In::F32(&sums[c * nr..]), ld: nr, major: Major::K };
-            self.turner.pack_b(source, width, rows, space);
-            let turned: &[f32] = bytemuck::cast_slice(space);
-            for lane in 0..rows {
-                // SAFETY: rows of different lanes are disjoint, and this thread's by the caller's promise.
-                unsafe { to.write(self.lanes, at(lane) + c, &turned[lane * nr..][..width], by(lane)) }
-            }
+            self.turner.pack_b(source, width, by.len(), space);
+            let turned = &bytemuck::cast_slice(space)[..by.len() * nr];
+            // SAFETY: the caller's promise.
+            unsafe { self.lanes.write(turned, by, width, to, at + c, ld) }
         }
     }
 }
@@ -108,20 +99,6 @@ impl<'a> Sink<'a> {
         match t.dtype() {
             DType::Bf16 => Sink::Bf16(Parts::new(t.bf16_mut())),
             _ => Sink::F32(Parts::new(t.f32_mut())),
-        }
-    }
-
-    /// Elements from `at` on become by·from.
-    ///
-    /// # Safety
-    /// Nobody else touches these elements meanwhile.
-    unsafe fn write(&self, lanes: &Lanes, at: usize, from: &[f32], by: f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self {
-                Sink::F32(to) => lanes.scaled(from, by, to.window(at, from.len())),
-                Sink::Bf16(to) => lanes.narrowed(from, by, to.window(at, from.len())),
-            }
         }
     }
 }

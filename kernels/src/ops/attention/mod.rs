@@ -177,7 +177,7 @@ pub fn backward(s: &Stream, d: Dims, a: Backward<'_>) -> Result<()> {
 pub fn decode(s: &Stream, d: Dims, a: Decode<'_>) -> Result<()> {
     check(d);
     assert_eq!(d.batch, 1, "attention: decode takes one sequence");
-    assert!(d.seq <= a.len, "attention: {} new tokens among {} keys", d.seq, a.len);
+    assert!(d.seq <= a.len && a.len <= SEQ_MAX, "attention: {} new tokens among {} keys", d.seq, a.len);
     let (queries, keys) = (d.seq * d.heads * d.head_dim, a.len * d.kv_heads * d.head_dim);
     let dtype = a.q.dtype();
     for (name, t, needed) in
@@ -191,7 +191,11 @@ pub fn decode(s: &Stream, d: Dims, a: Decode<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Most tokens of a row: positions are exact as f32.
+const SEQ_MAX: usize = 1 << 24;
+
 fn check(d: Dims) {
+    assert!(d.seq <= SEQ_MAX, "attention: seq of {d:?}");
     assert!(d.kv_heads > 0 && d.heads.is_multiple_of(d.kv_heads), "attention: heads of {d:?}");
     assert!((1..=HEAD_DIM_MAX).contains(&d.head_dim), "attention: head_dim of {d:?}");
 }

@@ -30,6 +30,8 @@ use std::ops::Range;
 const DELTA_ROWS: usize = 64;
 /// Blocks of queries in a piece of the second pass.
 const SPLIT_BLOCKS: usize = 4;
+/// Factors of the lanes of dk and dv.
+const ONES: [f32; 32] = [1.0; 32];
 
 /// How the work is cut; the choice does not change a bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,9 @@ pub(in crate::ops::attention) fn backward(pool: &Pool, d: Dims, a: Backward<'_>)
 
 /// Backward at `level`, by `plan` or the cheapest one.
 pub(super) fn backward_at(pool: &Pool, level: Level, plan: Option<Plan>, d: Dims, a: Backward<'_>) {
+    if d.batch * d.seq == 0 {
+        return;
+    }
     let with = Arithmetic::new(level, a.q.dtype());
     let plan = plan.unwrap_or_else(|| Plan::choose(&with, d, pool.lanes()));
     delta(pool, &with, d, input(a.do_), input(a.o), a.delta.f32_mut());
@@ -92,17 +97,15 @@ pub(super) fn backward_at(pool: &Pool, level: Level, plan: Option<Plan>, d: Dims
 fn delta(pool: &Pool, with: &Arithmetic, d: Dims, do_: In<'_>, o: In<'_>, delta: &mut [f32]) {
     let delta = Parts::new(&mut delta[..d.batch * d.heads * d.seq]);
     let parts = d.seq.div_ceil(DELTA_ROWS);
-    pool.run(d.batch * parts, |piece, lane| {
+    pool.run(d.batch * parts, |piece, _| {
         let (b, from) = (piece / parts, piece % parts * DELTA_ROWS);
         let rows = DELTA_ROWS.min(d.seq - from);
-        let wide: &mut [f32] = &mut bytemuck::cast_slice_mut(lane.scratch)[..d.head_dim];
         for h in 0..d.heads {
             // SAFETY: these tokens of this head are this piece's alone.
             let to = unsafe { delta.window((b * d.heads + h) * d.seq + from, rows) };
             for (i, to) in to.iter_mut().enumerate() {
                 let at = d.query(b, from + i, h);
-                with.lanes.widened(do_.from(at), wide);
-                with.lanes.dots(wide, o.from(at), d.head_dim, std::slice::from_mut(to));
+                with.lanes.dots(do_.from(at), o.from(at), d.head_dim, d.head_dim, std::slice::from_mut(to));
             }
         }
     });
@@ -290,10 +293,12 @@ impl Sweep<'_> {
             }
         }
         if let Some(dq) = dq {
-            for (n, row) in dq.chunks_exact(head_dim).enumerate() {
-                let (h, i) = (part.heads.start + n / part.queries.len(), part.queries.start + n % part.queries.len());
-                // SAFETY: these queries of these heads are this part's alone.
-                unsafe { self.dq.write(with.lanes, d.query(part.b, i, h), row, 1.0) }
+            for (n, rows) in dq.chunks_exact(part.queries.len() * head_dim).enumerate() {
+                for (i, row) in part.queries.clone().zip(rows.chunks_exact(head_dim)) {
+                    let at = d.query(part.b, i, part.heads.start + n);
+                    // SAFETY: these queries of these heads are this part's alone.
+                    unsafe { with.lanes.write(row, &[1.0], head_dim, &self.dq, at, 0) }
+                }
             }
         }
     }
@@ -316,11 +321,11 @@ impl Sweep<'_> {
         let (d, nr) = (self.d, self.with.kernel.nr);
         for (p, from) in keys.clone().step_by(nr).enumerate() {
             let lanes = nr.min(keys.end - from);
-            let at = |j: usize| d.key(part.b, from + j, part.kv_head);
+            let (at, ld) = (d.key(part.b, from, part.kv_head), d.kv_heads * d.head_dim);
             for (sums, to) in [(&space.dk, &self.dk), (&space.dv, &self.dv)] {
                 let sums = &sums[p * d.head_dim * nr..][..d.head_dim * nr];
                 // SAFETY: these keys of this head are this part's alone.
-                unsafe { self.with.turn_out(sums, lanes, |_| 1.0, to, at, space.right) }
+                unsafe { self.with.turn_out(sums, &ONES[..lanes], to, at, ld, space.right) }
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{Arithmetic, Sink, forward::Source, forward::forward_at, input};
 use crate::{
     ops::attention::{Decode, Dims},
     ops::matmul::tile::In,
-    pool::{Parts, Pool, SHARED_BYTES},
+    pool::{LANE_BYTES, Parts, Pool, SHARED_BYTES},
     simd::{self, Level},
 };
 
@@ -22,6 +22,8 @@ const FEW: usize = 8;
 const RANGES: usize = 32;
 /// Least keys of a range.
 const RANGE: usize = 256;
+/// Keys that all heads use before the next ones.
+const NEAR: usize = 16;
 
 /// See [`crate::ops::attention::decode`].
 pub(in crate::ops::attention) fn decode(pool: &Pool, d: Dims, a: Decode<'_>) {
@@ -39,7 +41,8 @@ pub(super) fn decode_at(pool: &Pool, level: Level, d: Dims, a: Decode<'_>) {
     let o = Sink::new(a.o);
     let words = d.heads * RANGES * (d.head_dim + 2);
     let at_once = SHARED_BYTES / 4 / words;
-    assert!(at_once > 0, "attention: decode of {d:?}");
+    let scores = d.group() * cut(a.len).0;
+    assert!(at_once > 0 && scores <= LANE_BYTES / 4, "attention: decode of {d:?}");
     pool.with_shared(|shared| {
         for from in (0..d.seq).step_by(at_once) {
             let queries = from..d.seq.min(from + at_once);
@@ -80,25 +83,36 @@ impl Few<'_> {
         let ranges = cut(self.start + queries.end).1.max(cut(self.start + queries.start + 1).1);
         pool.run(ranges * d.kv_heads, |piece, lane| {
             let (range, kv_head) = (piece / d.kv_heads, piece % d.kv_heads);
-            let (q, s) = bytemuck::cast_slice_mut::<_, f32>(lane.scratch).split_at_mut(head_dim);
+            let scores: &mut [f32] = bytemuck::cast_slice_mut(lane.scratch);
             for (n, i) in queries.clone().enumerate() {
-                let keys = self.start + i + 1;
-                let (length, count) = cut(keys);
+                let (length, count) = cut(self.start + i + 1);
                 if range >= count {
                     continue;
                 }
-                let keys = range * length..keys.min((range + 1) * length);
-                let at = (keys.start * d.kv_heads + kv_head) * head_dim;
-                let s = &mut s[..keys.len()];
-                for h in kv_head * d.group()..(kv_head + 1) * d.group() {
-                    // SAFETY: this range of this head and query is this piece's alone.
-                    let part = unsafe { self.parts.window(self.part(n, h, range), head_dim + 2) };
-                    let (sums, o) = part.split_at_mut(2);
-                    o.fill(0.0);
-                    lanes.widened(self.q.from(d.query(0, i, h)), q);
-                    lanes.dots(q, self.k.from(at), ld, s);
-                    (sums[0], sums[1]) = lanes.exp_row(s, d.scale() as f32);
-                    lanes.add_rows(s, self.v.from(at), ld, o);
+                let keys = range * length..(self.start + i + 1).min((range + 1) * length);
+                let heads = kv_head * d.group()..(kv_head + 1) * d.group();
+                // SAFETY: this range of these heads and this query is this piece's alone.
+                let part = |h| unsafe { self.parts.window(self.part(n, h, range), head_dim + 2) };
+                let at = |key: usize| (key * d.kv_heads + kv_head) * head_dim;
+                // All heads use a few keys before the next few: a cache read once from memory is read from L1 then on.
+                for few in (0..keys.len()).step_by(NEAR) {
+                    let k = self.k.from(at(keys.start + few));
+                    for (g, h) in heads.clone().enumerate() {
+                        let s = &mut scores[g * length..][few..keys.len().min(few + NEAR)];
+                        lanes.dots(self.q.from(d.query(0, i, h)), k, head_dim, ld, s);
+                    }
+                }
+                for (g, h) in heads.clone().enumerate() {
+                    let part = part(h);
+                    (part[0], part[1]) = lanes.exp_row(&mut scores[g * length..][..keys.len()], d.scale() as f32);
+                    part[2..].fill(0.0);
+                }
+                for few in (0..keys.len()).step_by(NEAR) {
+                    let v = self.v.from(at(keys.start + few));
+                    for (g, h) in heads.clone().enumerate() {
+                        let p = &scores[g * length..][few..keys.len().min(few + NEAR)];
+                        lanes.add_rows(p, v, ld, &mut part(h)[2..]);
+                    }
                 }
             }
         });
@@ -122,7 +136,7 @@ impl Few<'_> {
                 lanes.add_rows(&[fade], In::F32(&part[2..]), d.head_dim, sum_o);
             }
             // SAFETY: this query and head are this piece's alone.
-            unsafe { o.write(lanes, d.query(0, queries.start + n, h), sum_o, 1.0 / sum) }
+            unsafe { lanes.write(sum_o, &[1.0 / sum], d.head_dim, o, d.query(0, queries.start + n, h), 0) }
         });
     }
 }

@@ -75,18 +75,18 @@ impl Piece {
         let s = take_f32(rest, with.rows * nr);
         let space = take(rest, kernel.b_words(nr, with.rows).max(nr * nr));
         let (max, sum) = (take_f32(rest, panels * nr), take_f32(rest, panels * nr));
-        let (fade, first) = (take_f32(rest, nr), take(rest, panels * nr));
+        let (fade, first) = (take_f32(rest, nr), take_f32(rest, panels * nr));
 
         let source = Operand { data: x.q.from(d.query(b, from, h)), ld: d.heads * head_dim, major: Major::K };
         kernel.pack_b(source, queries, head_dim, q);
         sums.fill(0.0);
         max.fill(NONE);
         sum.fill(0.0);
-        first.fill(0);
+        first.fill(0.0);
         if let Some(f) = x.first {
-            first[..queries].copy_from_slice(&f[b * d.seq + from..][..queries]);
+            first.iter_mut().zip(&f[b * d.seq + from..][..queries]).for_each(|(to, &f)| *to = f as f32);
         }
-        let least = |first: &[u32]| first.iter().copied().min().unwrap_or(0) as usize;
+        let least = |first: &[f32]| first.iter().copied().fold(f32::INFINITY, f32::min) as usize;
 
         // Positions in the row: queries from `begin`, keys to `end`.
         let (begin, end) = (x.start + from, x.start + from + queries);
@@ -108,7 +108,7 @@ impl Piece {
                 let rows = keys.min(query + lanes - key);
                 let s = &mut s[..rows * nr];
                 kernel.block(rows, nr, head_dim, k, &q[p * nr * kernel.steps(head_dim)..], s, nr, Put::Set);
-                if key + rows > query + 1 || first.iter().any(|&f| f as usize > key) {
+                if key + rows > query + 1 || first.iter().any(|&f| f > key as f32) {
                     with.lanes.mask(s, &Seen { key, query, first });
                 }
                 let of_panel = p * nr..(p + 1) * nr;
@@ -129,15 +129,16 @@ impl Piece {
 
         for p in 0..panels {
             let (lanes, query) = (nr.min(queries - p * nr), from + p * nr);
-            let (max, sum) = (&max[p * nr..], &sum[p * nr..]);
+            let (max, sum) = (&max[p * nr..], &mut sum[p * nr..][..lanes]);
             let sums = &sums[p * head_dim * nr..][..head_dim * nr];
             // SAFETY: the rows of these queries and this head are this piece's alone.
             unsafe {
-                with.turn_out(sums, lanes, |j| 1.0 / sum[j], o, |j| d.query(b, query + j, h), space);
                 if let Some(lse) = lse {
                     let to = lse.window((b * d.heads + h) * d.seq + query, lanes);
                     to.iter_mut().enumerate().for_each(|(j, to)| *to = max[j] + sum[j].ln());
                 }
+                sum.iter_mut().for_each(|sum| *sum = 1.0 / *sum);
+                with.turn_out(sums, sum, o, d.query(b, query, h), d.heads * head_dim, space);
             }
         }
     }

@@ -1,17 +1,18 @@
-//! The element-wise part of attention, written once as plain loops and compiled for each set of vector instructions.
+//! The element-wise part of attention, written once over [`Vector`] and compiled for each set of vector instructions.
 //!
 //! A tile of scores is `[rows][nr]`: `nr` is the width of the matmul kernel's panels, so that a finished tile is already
-//! packed as the right operand of the next product. Loops run over the `nr` lanes of a row; no value passes from one
-//! lane to another, and each element sees one sequence of operations wherever it stands.
+//! packed as the right operand of the next product. No value passes from one lane to another, and each element sees one
+//! sequence of operations wherever it stands. Positions are compared as f32, exact up to 2²⁴.
 
+use super::{
+    Sink,
+    vector::{Plain, Vector},
+};
 use crate::{ops::matmul::tile::In, simd::Level};
 use half::bf16;
 
 /// Below any score, and finite: a running maximum starts here, and `NONE − NONE` is 0.
 pub(super) const NONE: f32 = -1e30;
-
-/// Sums of a dot product that run side by side.
-const SIDE: usize = 16;
 
 /// The routines of one level. Fields are for `lanes`; the methods check lengths.
 pub(super) struct Lanes {
@@ -21,11 +22,10 @@ pub(super) struct Lanes {
     softmax: unsafe fn(&mut [f32], f32, Running<'_>),
     rescale: unsafe fn(&mut [f32], &[f32]),
     gradients: unsafe fn(&mut [f32], &mut [f32], f32, &Rows<'_>),
-    scaled: unsafe fn(&[f32], f32, &mut [f32]),
-    narrowed: unsafe fn(&[f32], f32, &mut [bf16]),
-    widened: unsafe fn(&[bf16], &mut [f32]),
+    scaled: unsafe fn(&[f32], &[f32], usize, *mut f32, usize),
+    narrowed: unsafe fn(&[f32], &[f32], usize, *mut bf16, usize),
     dots: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
-    dots_bf16: unsafe fn(&[f32], &[bf16], usize, &mut [f32]),
+    dots_bf16: unsafe fn(&[bf16], &[bf16], usize, &mut [f32]),
     add_rows: unsafe fn(&[f32], &[f32], usize, &mut [f32]),
     add_rows_bf16: unsafe fn(&[f32], &[bf16], usize, &mut [f32]),
     exp_row: unsafe fn(&mut [f32], f32) -> (f32, f32),
@@ -39,7 +39,7 @@ pub(super) struct Seen<'a> {
     /// Query of lane 0.
     pub query: usize,
     /// First key that each lane sees, `nr` of them.
-    pub first: &'a [u32],
+    pub first: &'a [f32],
 }
 
 /// The online softmax of `nr` queries.
@@ -102,41 +102,46 @@ impl Lanes {
         unsafe { (self.gradients)(s, dp, scale, rows) }
     }
 
-    /// to = by·from
-    pub(super) fn scaled(&self, from: &[f32], by: f32, to: &mut [f32]) {
-        // SAFETY: as above.
-        unsafe { (self.scaled)(from, by, to) }
-    }
-
-    /// to = bf16(by·from)
-    pub(super) fn narrowed(&self, from: &[f32], by: f32, to: &mut [bf16]) {
-        // SAFETY: as above.
-        unsafe { (self.narrowed)(from, by, to) }
-    }
-
-    /// to = the head of `from`
-    pub(super) fn widened(&self, from: In<'_>, to: &mut [f32]) {
-        match from {
-            In::F32(from) => to.copy_from_slice(&from[..to.len()]),
-            // SAFETY: as above.
-            In::Bf16(from) => unsafe { (self.widened)(&from[..to.len()], to) },
+    /// Row r of `to` = by_r · row r of `from`: the first `width` of its elements. `from` holds
+    /// as many rows as `by`; those of `to` are `ld` apart.
+    ///
+    /// # Safety
+    /// Nobody else touches these elements meanwhile.
+    pub(super) unsafe fn write(&self, from: &[f32], by: &[f32], width: usize, to: &Sink<'_>, at: usize, ld: usize) {
+        assert!(!by.is_empty() && width <= from.len() / by.len(), "attention: {} rows out", by.len());
+        let end = at + (by.len() - 1) * ld + width;
+        // SAFETY: `at` checks that the last row ends inside `to`; the rest is the caller's promise.
+        unsafe {
+            match to {
+                Sink::F32(to) => {
+                    to.at(end);
+                    (self.scaled)(from, by, width, to.at(at), ld);
+                }
+                Sink::Bf16(to) => {
+                    to.at(end);
+                    (self.narrowed)(from, by, width, to.at(at), ld);
+                }
+            }
         }
     }
 
-    /// s_j = Σ_c q_c · b_jc; rows of b are `ld` apart.
-    pub(super) fn dots(&self, q: &[f32], b: In<'_>, ld: usize, s: &mut [f32]) {
-        // SAFETY: as above.
+    /// s_j = Σ_c q_c · b_jc; q is `width` long, rows of b are `ld` apart.
+    pub(super) fn dots(&self, q: In<'_>, b: In<'_>, width: usize, ld: usize, s: &mut [f32]) {
+        assert!(s.is_empty() || (s.len() - 1) * ld + width <= b.len(), "attention: rows of {width}");
+        // SAFETY: as above; rows end inside b.
         unsafe {
-            match b {
-                In::F32(b) => (self.dots)(q, b, ld, s),
-                In::Bf16(b) => (self.dots_bf16)(q, b, ld, s),
+            match (q, b) {
+                (In::F32(q), In::F32(b)) => (self.dots)(&q[..width], b, ld, s),
+                (In::Bf16(q), In::Bf16(b)) => (self.dots_bf16)(&q[..width], b, ld, s),
+                _ => unreachable!("attention: the door checks that dtypes agree"),
             }
         }
     }
 
     /// to += Σ_j p_j · row j of v, in order of j; rows are `ld` apart.
     pub(super) fn add_rows(&self, p: &[f32], v: In<'_>, ld: usize, to: &mut [f32]) {
-        // SAFETY: as above.
+        assert!(p.is_empty() || (p.len() - 1) * ld + to.len() <= v.len(), "attention: rows of {}", to.len());
+        // SAFETY: as above; rows end inside v.
         unsafe {
             match v {
                 In::F32(v) => (self.add_rows)(p, v, ld, to),
@@ -163,21 +168,20 @@ pub(super) fn lanes(level: Level) -> &'static Lanes {
     }
 }
 
-/// Compiles every routine with `$features` for rows of `$nr` lanes.
+/// Compiles every routine with `$features` for rows of `$wide` vectors.
 macro_rules! compile {
-    ($level:ident, $nr:literal, $fused:literal $(, $features:literal)?) => {
+    ($level:ident, $vector:ty, $wide:literal $(, $features:literal)?) => {
         mod $level {
             use super::*;
 
             pub(super) static LANES: Lanes = Lanes {
-                nr: $nr,
+                nr: $wide * <$vector>::LANES,
                 mask,
                 softmax,
                 rescale,
                 gradients,
                 scaled,
                 narrowed,
-                widened,
                 dots,
                 dots_bf16,
                 add_rows,
@@ -185,95 +189,129 @@ macro_rules! compile {
                 exp_row,
             };
 
+            // Safety of each: the CPU has the features, and lengths are as the methods of `Lanes` check.
             $(#[target_feature(enable = $features)])?
             unsafe fn mask(s: &mut [f32], seen: &Seen<'_>) {
-                super::mask::<$nr>(s, seen)
+                // SAFETY: the caller's promise; so below.
+                unsafe { super::mask::<$vector, $wide>(s, seen) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn softmax(s: &mut [f32], scale: f32, run: Running<'_>) {
-                super::softmax::<$nr, $fused>(s, scale, run)
+                // SAFETY: as above.
+                unsafe { super::softmax::<$vector, $wide>(s, scale, run) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn rescale(acc: &mut [f32], fade: &[f32]) {
-                super::rescale::<$nr>(acc, fade)
+                // SAFETY: as above.
+                unsafe { super::rescale::<$vector, $wide>(acc, fade) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn gradients(s: &mut [f32], dp: &mut [f32], scale: f32, rows: &Rows<'_>) {
-                super::gradients::<$nr, $fused>(s, dp, scale, rows)
+                // SAFETY: as above.
+                unsafe { super::gradients::<$vector, $wide>(s, dp, scale, rows) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn scaled(from: &[f32], by: f32, to: &mut [f32]) {
-                from.iter().zip(to).for_each(|(x, to)| *to = by * x);
+            unsafe fn scaled(from: &[f32], by: &[f32], width: usize, to: *mut f32, ld: usize) {
+                // SAFETY: as above.
+                unsafe { super::write(from, by, width, to, ld, |x| x) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn narrowed(from: &[f32], by: f32, to: &mut [bf16]) {
-                from.iter().zip(to).for_each(|(x, to)| *to = narrow(by * x));
-            }
-            $(#[target_feature(enable = $features)])?
-            unsafe fn widened(from: &[bf16], to: &mut [f32]) {
-                from.iter().zip(to).for_each(|(&x, to)| *to = widen(x));
+            unsafe fn narrowed(from: &[f32], by: &[f32], width: usize, to: *mut bf16, ld: usize) {
+                // SAFETY: as above.
+                unsafe { super::write(from, by, width, to, ld, narrow) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn dots(q: &[f32], b: &[f32], ld: usize, s: &mut [f32]) {
-                super::dots::<f32, $fused>(q, b, ld, s, |x| x)
+                // SAFETY: as above.
+                unsafe { super::dots::<$vector, f32>(q, b, ld, s) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn dots_bf16(q: &[f32], b: &[bf16], ld: usize, s: &mut [f32]) {
-                super::dots::<bf16, $fused>(q, b, ld, s, widen)
+            unsafe fn dots_bf16(q: &[bf16], b: &[bf16], ld: usize, s: &mut [f32]) {
+                // SAFETY: as above.
+                unsafe { super::dots::<$vector, bf16>(q, b, ld, s) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn add_rows(p: &[f32], v: &[f32], ld: usize, to: &mut [f32]) {
-                super::add_rows::<f32, $fused>(p, v, ld, to, |x| x)
+                // SAFETY: as above.
+                unsafe { super::add_rows::<$vector, f32>(p, v, ld, to) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn add_rows_bf16(p: &[f32], v: &[bf16], ld: usize, to: &mut [f32]) {
-                super::add_rows::<bf16, $fused>(p, v, ld, to, widen)
+                // SAFETY: as above.
+                unsafe { super::add_rows::<$vector, bf16>(p, v, ld, to) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn exp_row(s: &mut [f32], scale: f32) -> (f32, f32) {
-                super::exp_row::<$fused>(s, scale)
+                // SAFETY: as above.
+                unsafe { super::exp_row::<$vector>(s, scale) }
             }
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-compile!(avx512, 32, true, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+compile!(avx512, std::arch::x86_64::__m512, 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, 16, true, "avx2,fma");
-compile!(portable, 8, false);
+compile!(avx2, std::arch::x86_64::__m256, 2, "avx2,fma");
+compile!(portable, Plain, 1);
 
-/// a·b + c; with `FUSED`, in one instruction.
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
+/// An element that a vector can be made of.
+trait Element: Copy {
+    /// Safety: as [`Vector::load`].
+    unsafe fn load<V: Vector>(from: *const Self) -> V;
+    /// Safety: as [`Vector::load_part`].
+    unsafe fn load_part<V: Vector>(from: *const Self, n: usize) -> V;
 }
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<V: Vector>(from: *const f32, n: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_part(from, n) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(from: *const bf16) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<V: Vector>(from: *const bf16, n: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_part_bf16(from, n) }
+    }
+}
+
+// Safety of what follows: the CPU has the level's instructions, and lengths are as the methods of `Lanes` check.
 
 /// exp(x) for x up to 88, within 2 ulp; 0 below −87.3, where a result would be denormal. NaN stays NaN.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; exp(r) by the polynomial of Cephes' `expf` (Moshier), 2ⁿ by its bits.
 #[inline(always)]
-pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
-    // Adding 1.5·2²³ leaves the nearest whole number in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    let shifted = multiply_add::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    // ln 2 in two parts; n times the first is exact.
-    let r = multiply_add::<FUSED>(n, -0.693_359_4, x);
-    let r = multiply_add::<FUSED>(n, 2.121_944_4e-4, r);
-    let mut p = 1.987_569_2e-4;
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
-        p = multiply_add::<FUSED>(p, r, c);
+unsafe fn exp<V: Vector>(x: V) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Adding 1.5·2²³ leaves the nearest whole number in the low bits.
+        let round = V::splat(12_582_912.0);
+        let shifted = x.multiply_add(V::splat(std::f32::consts::LOG2_E), round);
+        let n = shifted.sub(round);
+        // ln 2 in two parts; n times the first is exact.
+        let r = n.multiply_add(V::splat(-0.693_359_4), x);
+        let r = n.multiply_add(V::splat(2.121_944_4e-4), r);
+        let mut p = V::splat(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
+            p = p.multiply_add(r, V::splat(c));
+        }
+        let p = p.multiply_add(r.mul(r), r).add(V::splat(1.0));
+        x.if_less(V::splat(-87.3), V::splat(0.0), p.mul(shifted.power()))
     }
-    let p = multiply_add::<FUSED>(p, r * r, r) + 1.0;
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    if x < -87.3 { 0.0 } else { p * power }
-}
-
-/// The larger; `b` where `a` is NaN.
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
 }
 
 /// To nearest, ties to even; a NaN stays one.
@@ -285,195 +323,290 @@ fn narrow(x: f32) -> bf16 {
 }
 
 #[inline(always)]
-fn widen(x: bf16) -> f32 {
-    f32::from_bits(u32::from(x.to_bits()) << 16)
-}
-
-#[inline(always)]
-fn mask<const NR: usize>(s: &mut [f32], seen: &Seen<'_>) {
-    let first: &[u32; NR] = seen.first.try_into().expect("one a lane");
-    let (s, _) = s.as_chunks_mut::<NR>();
-    for (r, s) in s.iter_mut().enumerate() {
-        // Row r counts in lane j from first_j <= key and query + j >= key on.
-        let key = (seen.key + r) as u32;
-        let from = (seen.key + r) as i32 - seen.query as i32;
-        for j in 0..NR {
-            s[j] = if first[j] <= key && from <= j as i32 { s[j] } else { f32::NEG_INFINITY };
-        }
+unsafe fn write<T>(from: &[f32], by: &[f32], width: usize, to: *mut T, ld: usize, as_t: impl Fn(f32) -> T) {
+    for (r, (from, by)) in from.chunks_exact(from.len() / by.len()).zip(by).enumerate() {
+        // SAFETY: the caller's promise: row r of `to` is this thread's.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.add(r * ld), width) };
+        from.iter().zip(to).for_each(|(x, to)| *to = as_t(by * x));
     }
 }
 
+/// 0, 1, 2, .. in the lanes of `W` vectors.
 #[inline(always)]
-fn softmax<const NR: usize, const FUSED: bool>(s: &mut [f32], scale: f32, run: Running<'_>) {
-    let max: &mut [f32; NR] = run.max.try_into().expect("one a lane");
-    let sum: &mut [f32; NR] = run.sum.try_into().expect("one a lane");
-    let fade: &mut [f32; NR] = run.fade.try_into().expect("one a lane");
-    let (s, _) = s.as_chunks_mut::<NR>();
-    let mut top = [f32::NEG_INFINITY; NR];
-    for s in s.iter() {
-        for j in 0..NR {
-            top[j] = larger(s[j], top[j]);
-        }
-    }
-    let mut minus = [0.0; NR];
-    for j in 0..NR {
-        let new = larger(top[j] * scale, max[j]);
-        fade[j] = exp::<FUSED>(max[j] - new);
-        max[j] = new;
-        minus[j] = -new;
-    }
-    let mut added = [0.0; NR];
-    for s in s.iter_mut() {
-        for j in 0..NR {
-            s[j] = exp::<FUSED>(multiply_add::<FUSED>(s[j], scale, minus[j]));
-            added[j] += s[j];
-        }
-    }
-    for j in 0..NR {
-        sum[j] = sum[j] * fade[j] + added[j];
+unsafe fn count<V: Vector, const W: usize>() -> [V; W] {
+    let numbers: [f32; 32] = std::array::from_fn(|i| i as f32);
+    // SAFETY: no level has more than 32 lanes in a row.
+    std::array::from_fn(|w| unsafe { V::load(numbers.as_ptr().add(w * V::LANES)) })
+}
+
+/// A row of `W` vectors.
+#[inline(always)]
+unsafe fn row<V: Vector, const W: usize>(from: *const f32) -> [V; W] {
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|w| unsafe { V::load(from.add(w * V::LANES)) })
+}
+
+#[inline(always)]
+unsafe fn put<V: Vector, const W: usize>(row: [V; W], to: *mut f32) {
+    for w in 0..W {
+        // SAFETY: the caller's promise.
+        unsafe { row[w].store(to.add(w * V::LANES)) }
     }
 }
 
 #[inline(always)]
-fn rescale<const NR: usize>(acc: &mut [f32], fade: &[f32]) {
-    let fade: &[f32; NR] = fade.try_into().expect("one a lane");
-    let (acc, _) = acc.as_chunks_mut::<NR>();
-    for acc in acc {
-        for j in 0..NR {
-            acc[j] *= fade[j];
+unsafe fn mask<V: Vector, const W: usize>(s: &mut [f32], seen: &Seen<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (lane, first) = (count::<V, W>(), row::<V, W>(seen.first.as_ptr()));
+        let none = V::splat(f32::NEG_INFINITY);
+        for (r, s) in s.chunks_exact_mut(W * V::LANES).enumerate() {
+            let mut x = row::<V, W>(s.as_ptr());
+            // Lane j sees key from first_j on, and up to query + j.
+            let key = V::splat((seen.key + r) as f32);
+            let from = V::splat((seen.key + r) as f32 - seen.query as f32);
+            for w in 0..W {
+                x[w] = key.if_less(first[w], none, lane[w].if_less(from, none, x[w]));
+            }
+            put(x, s.as_mut_ptr());
         }
     }
 }
 
 #[inline(always)]
-fn gradients<const NR: usize, const FUSED: bool>(s: &mut [f32], dp: &mut [f32], scale: f32, rows: &Rows<'_>) {
-    let ((s, _), (dp, _)) = (s.as_chunks_mut::<NR>(), dp.as_chunks_mut::<NR>());
-    for (r, (s, dp)) in s.iter_mut().zip(dp).enumerate() {
-        let (minus, delta) = (-rows.lse[r], rows.delta[r]);
-        for j in 0..NR {
-            s[j] = exp::<FUSED>(multiply_add::<FUSED>(s[j], scale, minus));
-            dp[j] = s[j] * (dp[j] - delta) * scale;
+unsafe fn softmax<V: Vector, const W: usize>(s: &mut [f32], scale: f32, run: Running<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut top = [V::splat(f32::NEG_INFINITY); W];
+        for s in s.chunks_exact(W * V::LANES) {
+            let x = row::<V, W>(s.as_ptr());
+            for w in 0..W {
+                top[w] = x[w].larger(top[w]);
+            }
         }
-        let first = rows.first.get(r).map_or(0, |&f| f as i32) - rows.key as i32;
-        let last = (rows.query + r) as i32 - rows.key as i32;
-        if first > 0 || last < NR as i32 - 1 {
-            for j in 0..NR {
-                let seen = first <= j as i32 && j as i32 <= last;
-                s[j] = if seen { s[j] } else { 0.0 };
-                dp[j] = if seen { dp[j] } else { 0.0 };
+        let scale = V::splat(scale);
+        let old = row::<V, W>(run.max.as_ptr());
+        let (mut new, mut fade) = (old, old);
+        for w in 0..W {
+            new[w] = top[w].mul(scale).larger(old[w]);
+            fade[w] = exp(old[w].sub(new[w]));
+        }
+        put(new, run.max.as_mut_ptr());
+        put(fade, run.fade.as_mut_ptr());
+        let minus = new.map(|x| V::splat(0.0).sub(x));
+        let mut added = [V::splat(0.0); W];
+        for s in s.chunks_exact_mut(W * V::LANES) {
+            let mut x = row::<V, W>(s.as_ptr());
+            for w in 0..W {
+                x[w] = exp(x[w].multiply_add(scale, minus[w]));
+                added[w] = added[w].add(x[w]);
+            }
+            put(x, s.as_mut_ptr());
+        }
+        let mut sum = row::<V, W>(run.sum.as_ptr());
+        for w in 0..W {
+            sum[w] = sum[w].mul(fade[w]).add(added[w]);
+        }
+        put(sum, run.sum.as_mut_ptr());
+    }
+}
+
+#[inline(always)]
+unsafe fn rescale<V: Vector, const W: usize>(acc: &mut [f32], fade: &[f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let fade = row::<V, W>(fade.as_ptr());
+        for acc in acc.chunks_exact_mut(W * V::LANES) {
+            let mut x = row::<V, W>(acc.as_ptr());
+            for w in 0..W {
+                x[w] = x[w].mul(fade[w]);
+            }
+            put(x, acc.as_mut_ptr());
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn gradients<V: Vector, const W: usize>(s: &mut [f32], dp: &mut [f32], scale: f32, rows: &Rows<'_>) {
+    let width = W * V::LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (lane, scale, zero) = (count::<V, W>(), V::splat(scale), V::splat(0.0));
+        for (r, (s, dp)) in s.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width)).enumerate() {
+            let (minus, delta) = (V::splat(-rows.lse[r]), V::splat(rows.delta[r]));
+            let (mut p, mut ds) = (row::<V, W>(s.as_ptr()), row::<V, W>(dp.as_ptr()));
+            for w in 0..W {
+                p[w] = exp(p[w].multiply_add(scale, minus));
+                ds[w] = p[w].mul(ds[w].sub(delta)).mul(scale);
+            }
+            let first = rows.first.get(r).map_or(0, |&f| f as usize);
+            let last = rows.query + r;
+            if first > rows.key || last < rows.key + width - 1 {
+                let from = V::splat(first as f32 - rows.key as f32);
+                let to = V::splat(last as f32 - rows.key as f32);
+                for w in 0..W {
+                    let seen = |x: V| lane[w].if_less(from, zero, to.if_less(lane[w], zero, x));
+                    (p[w], ds[w]) = (seen(p[w]), seen(ds[w]));
+                }
+            }
+            put(p, s.as_mut_ptr());
+            put(ds, dp.as_mut_ptr());
+        }
+    }
+}
+
+/// Rows of b of which dot products are made side by side.
+const SIDE: usize = 4;
+
+#[inline(always)]
+unsafe fn dots<V: Vector, T: Element>(q: &[T], b: &[T], ld: usize, s: &mut [f32]) {
+    for (n, s) in s.chunks_mut(SIDE).enumerate() {
+        let b = b[n * SIDE * ld..].as_ptr();
+        // SAFETY: the caller's promise: `s.len()` rows of b from here on hold `q.len()` elements.
+        unsafe {
+            match s.len() {
+                1 => dots_of::<V, T, 1>(q, b, ld, s),
+                2 => dots_of::<V, T, 2>(q, b, ld, s),
+                3 => dots_of::<V, T, 3>(q, b, ld, s),
+                _ => dots_of::<V, T, SIDE>(q, b, ld, s),
             }
         }
     }
 }
 
-/// `SIDE` sums side by side, then these by halves.
 #[inline(always)]
-fn dots<T: Copy, const FUSED: bool>(q: &[f32], b: &[T], ld: usize, s: &mut [f32], f32_of: impl Fn(T) -> f32 + Copy) {
-    let (q, q_rest) = q.as_chunks::<SIDE>();
-    for (row, s) in s.iter_mut().enumerate() {
-        let (b, b_rest) = b[row * ld..][..q.len() * SIDE + q_rest.len()].as_chunks::<SIDE>();
-        let mut sums = [0.0; SIDE];
-        for (q, b) in q.iter().zip(b) {
-            for j in 0..SIDE {
-                sums[j] = multiply_add::<FUSED>(q[j], f32_of(b[j]), sums[j]);
+unsafe fn dots_of<V: Vector, T: Element, const R: usize>(q: &[T], b: *const T, ld: usize, s: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (whole, rest) = (q.len() / V::LANES * V::LANES, q.len() % V::LANES);
+        let mut sums = [V::splat(0.0); R];
+        for c in (0..whole).step_by(V::LANES) {
+            let x: V = T::load(q.as_ptr().add(c));
+            for r in 0..R {
+                sums[r] = x.multiply_add(T::load(b.add(r * ld + c)), sums[r]);
             }
         }
-        for (j, (&q, &b)) in q_rest.iter().zip(b_rest).enumerate() {
-            sums[j] = multiply_add::<FUSED>(q, f32_of(b), sums[j]);
-        }
-        *s = halves(sums);
-    }
-}
-
-#[inline(always)]
-fn halves(mut sums: [f32; SIDE]) -> f32 {
-    let mut half = SIDE / 2;
-    while half > 0 {
-        for j in 0..half {
-            sums[j] += sums[j + half];
-        }
-        half /= 2;
-    }
-    sums[0]
-}
-
-#[inline(always)]
-fn add_rows<T: Copy, const FUSED: bool>(
-    p: &[f32],
-    v: &[T],
-    ld: usize,
-    to: &mut [f32],
-    f32_of: impl Fn(T) -> f32 + Copy,
-) {
-    let width = to.len();
-    let row = |j: usize| &v[j * ld..][..width];
-    // Four rows at a time: `to` is read and written a quarter as often.
-    let fours = p.len() / 4 * 4;
-    for j in (0..fours).step_by(4) {
-        let (p, v) = ([p[j], p[j + 1], p[j + 2], p[j + 3]], [row(j), row(j + 1), row(j + 2), row(j + 3)]);
-        for c in 0..width {
-            let mut sum = to[c];
-            for i in 0..4 {
-                sum = multiply_add::<FUSED>(p[i], f32_of(v[i][c]), sum);
+        if rest > 0 {
+            let x: V = T::load_part(q.as_ptr().add(whole), rest);
+            for r in 0..R {
+                sums[r] = x.multiply_add(T::load_part(b.add(r * ld + whole), rest), sums[r]);
             }
-            to[c] = sum;
         }
-    }
-    for j in fours..p.len() {
-        for (to, &v) in to.iter_mut().zip(row(j)) {
-            *to = multiply_add::<FUSED>(p[j], f32_of(v), *to);
+        for r in 0..R {
+            s[r] = sums[r].sum();
         }
     }
 }
 
 #[inline(always)]
-fn exp_row<const FUSED: bool>(s: &mut [f32], scale: f32) -> (f32, f32) {
-    let (wide, rest) = s.as_chunks_mut::<SIDE>();
-    let mut top = [NONE; SIDE];
-    for s in wide.iter() {
-        for j in 0..SIDE {
-            top[j] = larger(s[j], top[j]);
+unsafe fn add_rows<V: Vector, T: Element>(p: &[f32], v: &[T], ld: usize, to: &mut [f32]) {
+    let (v, width, mut c) = (v.as_ptr(), to.len(), 0);
+    // SAFETY: the caller's promise: `p.len()` rows of v hold `width` elements.
+    unsafe {
+        while c < width {
+            let (left, to, v) = (width - c, to.as_mut_ptr().add(c), v.add(c));
+            c += match left / V::LANES {
+                0 => add_rest::<V, T>(p, v, ld, to, left),
+                1 => add_vectors::<V, T, 1>(p, v, ld, to),
+                2 | 3 => add_vectors::<V, T, 2>(p, v, ld, to),
+                4..=7 => add_vectors::<V, T, 4>(p, v, ld, to),
+                _ => add_vectors::<V, T, 8>(p, v, ld, to),
+            };
         }
     }
-    for (j, &s) in rest.iter().enumerate() {
-        top[j] = larger(s, top[j]);
-    }
-    let max = top.into_iter().fold(NONE, |a, b| larger(b, a)) * scale;
-    let mut sums = [0.0; SIDE];
-    for s in wide {
-        for j in 0..SIDE {
-            s[j] = exp::<FUSED>(multiply_add::<FUSED>(s[j], scale, -max));
-            sums[j] += s[j];
+}
+
+/// The next `N` vectors of every row; returns how many columns that is.
+#[inline(always)]
+unsafe fn add_vectors<V: Vector, T: Element, const N: usize>(p: &[f32], v: *const T, ld: usize, to: *mut f32) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = row::<V, N>(to);
+        for (j, &p) in p.iter().enumerate() {
+            let p = V::splat(p);
+            for n in 0..N {
+                sums[n] = p.multiply_add(T::load(v.add(j * ld + n * V::LANES)), sums[n]);
+            }
         }
+        put(sums, to);
     }
-    for (j, s) in rest.iter_mut().enumerate() {
-        *s = exp::<FUSED>(multiply_add::<FUSED>(*s, scale, -max));
-        sums[j] += *s;
+    N * V::LANES
+}
+
+/// The last `n` columns, less than a vector.
+#[inline(always)]
+unsafe fn add_rest<V: Vector, T: Element>(p: &[f32], v: *const T, ld: usize, to: *mut f32, n: usize) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sum = V::load_part(to, n);
+        for (j, &p) in p.iter().enumerate() {
+            sum = V::splat(p).multiply_add(T::load_part(v.add(j * ld), n), sum);
+        }
+        sum.store_part(to, n);
     }
-    (max, halves(sums))
+    n
+}
+
+#[inline(always)]
+unsafe fn exp_row<V: Vector>(s: &mut [f32], scale: f32) -> (f32, f32) {
+    // SAFETY: all loads and stores are of chunks of `s`.
+    unsafe {
+        let mut top = V::splat(NONE);
+        let whole = s.len() / V::LANES * V::LANES;
+        for s in s.chunks_exact(V::LANES) {
+            top = V::load(s.as_ptr()).larger(top);
+        }
+        let max = s[whole..].iter().fold(top.max(), |a, &b| if b > a { b } else { a }) * scale;
+        let (by, minus) = (V::splat(scale), V::splat(-max));
+        let mut sum = V::splat(0.0);
+        for s in s.chunks_exact_mut(V::LANES) {
+            let x = exp(V::load(s.as_ptr()).multiply_add(by, minus));
+            x.store(s.as_mut_ptr());
+            sum = sum.add(x);
+        }
+        let rest = &mut s[whole..];
+        if !rest.is_empty() {
+            // Lanes past the end get −∞, and so add exp = 0.
+            let n = rest.len();
+            let (x, lane) = (V::load_part(rest.as_ptr(), n), count::<V, 1>()[0]);
+            let x = lane.if_less(V::splat(n as f32), x, V::splat(f32::NEG_INFINITY));
+            let x = exp(x.multiply_add(by, minus));
+            x.store_part(rest.as_mut_ptr(), n);
+            sum = sum.add(x);
+        }
+        (max, sum.sum())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// exp of one number as a level of lanes computes it.
+    fn exp_at(level: Level, x: f32) -> f32 {
+        let lanes = lanes(level);
+        let mut s = vec![x; lanes.nr];
+        let mut dp = s.clone();
+        let rows = Rows { query: lanes.nr, key: 0, first: &[], lse: &[0.0], delta: &[0.0] };
+        lanes.gradients(&mut s, &mut dp, 1.0, &rows);
+        s[0]
+    }
+
     #[test]
     fn exp_is_within_two_ulp() {
-        fn check<const FUSED: bool>() {
+        for level in Level::ALL.into_iter().filter(|&level| level <= crate::simd::detected()) {
             let mut worst = 0.0f64;
-            for i in 0..2_000_000 {
-                let x = -87.0 + i as f32 * (90.0 / 2e6);
-                let (got, want) = (f64::from(exp::<FUSED>(x)), f64::from(x).exp());
+            for i in 0..200_000 {
+                let x = -87.0 + i as f32 * (90.0 / 2e5);
+                let (got, want) = (f64::from(exp_at(level, x)), f64::from(x).exp());
                 worst = worst.max((got - want).abs() / (want * f64::from(f32::EPSILON)));
             }
-            assert!(worst < 2.0, "{worst} ulp");
+            assert!(worst < 2.0, "{level:?}: {worst} ulp");
+            for x in [-87.4, -88.0, -1e4, NONE, f32::NEG_INFINITY] {
+                assert_eq!(exp_at(level, x), 0.0, "{level:?}: {x}");
+            }
+            assert_eq!(exp_at(level, 0.0), 1.0);
+            assert!(exp_at(level, f32::NAN).is_nan());
         }
-        check::<true>();
-        check::<false>();
-        for x in [-87.4, -88.0, -1e4, NONE, f32::NEG_INFINITY] {
-            assert_eq!(exp::<true>(x), 0.0, "{x}");
-        }
-        assert_eq!((exp::<true>(0.0), exp::<false>(0.0)), (1.0, 1.0));
-        assert!(exp::<true>(f32::NAN).is_nan());
     }
 }
