@@ -1,16 +1,16 @@
 //! Large products on all threads.
 //!
-//! The work is done in *phases*. Each packs a chunk of B, some columns and some k, into the scratch that lanes share, all
-//! lanes packing; then c is cut into pieces, and a piece packs its own rows of A, one block of k after another, and
-//! multiplies them by its columns of B. B's panel of a block lies in L1 and L2 while the panels of A, in L2, are
-//! multiplied by it. Bounds of phases and pieces follow from the sizes alone.
+//! The work is done in *phases*: some rows of A, some columns of B and some k are packed into the scratch that lanes
+//! share, all lanes packing; then c is cut into pieces, and a piece multiplies its panels, one block of k after another.
+//! B's panel of a block lies in L1 and L2 while the piece's panels of A are multiplied by it. Bounds of phases and
+//! pieces follow from the sizes alone.
 
 use super::{
     Dims, Put,
     tile::{Dest, In, Kernel, Major, Operand, Out, Precision, kernel},
 };
 use crate::{
-    pool::{LANE_BYTES, Parts, Pool},
+    pool::{Parts, Pool},
     simd::{self, Level},
 };
 use half::bf16;
@@ -93,6 +93,8 @@ struct Phase<'a> {
     /// Distance of rows of c.
     ldc: usize,
     put: Put,
+    /// Whether A is still to be packed; else the phase before had the same rows.
+    pack_a: bool,
     /// Where the f32 sums of a bf16 c wait between phases, when it takes several.
     wait: Option<Wait>,
 }
@@ -145,7 +147,7 @@ unsafe impl Send for Target {}
 
 /// Words of packed B in a phase: 4 MiB stay in the caches while they are used, and are there to be written over.
 const CHUNK_WORDS: usize = 1 << 20;
-/// Columns below which a phase is rather cut along k: with fewer, A is packed too often.
+/// Columns below which a phase is rather cut along k.
 const COLS_MIN: usize = 768;
 /// Most columns of a phase that is cut along k.
 const COLS_CUT: usize = 1024;
@@ -173,10 +175,10 @@ pub(crate) fn product(
     let kern = kernel(level, Precision::of(a.data, b.data));
     let blocks = Blocks::new(kern, d.k, grain);
     let (over, rows, cols) = (0..blocks.count, 0..d.m, 0..d.n);
-    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: d.n, put, wait: None };
+    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: d.n, put, pack_a: true, wait: None };
     pool.with_shared(|shared| {
-        let (chunk, wait) = bytemuck::cast_slice_mut(shared).split_at_mut(CHUNK_WORDS);
-        phase.in_chunks(pool, chunk, wait);
+        let (for_b, rest) = bytemuck::cast_slice_mut(shared).split_at_mut(CHUNK_WORDS);
+        phase.in_chunks(pool, for_b, rest);
     });
 }
 
@@ -188,78 +190,112 @@ fn even(len: usize, most: usize, unit: usize) -> impl Iterator<Item = Range<usiz
 }
 
 impl Phase<'_> {
-    /// Makes c phase by phase, each with a chunk of B that stays in the caches once packed.
-    fn in_chunks(&self, pool: &Pool, chunk: &mut [u32], wait: &mut [u32]) {
-        let (kern, blocks, n) = (self.kern, self.blocks, self.cols.len());
-        let fit = chunk.len() / blocks.steps_before(blocks.count) / kern.nr * kern.nr;
-        if fit >= n.min(COLS_MIN) {
-            for cols in even(n, fit, kern.nr) {
-                Phase { cols, ..self.clone() }.run(pool, chunk);
+    /// Makes c phase by phase; packed B goes to `for_b`, packed A to `rest`, where sums may have to wait too.
+    fn in_chunks(&self, pool: &Pool, for_b: &mut [u32], rest: &mut [u32]) {
+        let (kern, blocks) = (self.kern, self.blocks);
+        let (m, n, steps) = (self.rows.len(), self.cols.len(), blocks.steps_before(blocks.count));
+        let unit = |len: usize, unit: usize| len / unit * unit;
+        let (rows_fit, cols_fit) = (unit(rest.len() / steps, kern.mr), unit(for_b.len() / steps, kern.nr));
+        if rows_fit > 0 && cols_fit >= n.min(COLS_MIN) {
+            for rows in even(m, rows_fit, kern.mr) {
+                for cols in even(n, cols_fit, kern.nr) {
+                    let pack_a = cols.start == 0;
+                    Phase { cols, rows: rows.clone(), pack_a, ..self.clone() }.run(pool, rest, for_b);
+                }
             }
             return;
         }
+        // Cut along k: c keeps the sums between phases, or, where it is bf16, a part of the scratch does.
+        let (wait, for_a) = match self.c {
+            Target::F32(_) => rest.split_at_mut(0),
+            Target::Bf16(_) => rest.split_at_mut(rest.len() / 2),
+        };
         for cols in even(n, COLS_CUT, kern.nr) {
-            let in_block = blocks.steps(0) * cols.len().next_multiple_of(kern.nr);
-            let rows_fit = match self.c {
-                Target::F32(_) => self.rows.len(),
-                Target::Bf16(_) => wait.len() / cols.len(),
-            };
-            for rows in even(self.rows.len(), rows_fit, kern.mr) {
-                for over in even(blocks.count, chunk.len() / in_block, 1) {
+            let blocks_fit = for_b.len() / (blocks.steps(0) * cols.len().next_multiple_of(kern.nr));
+            let mut rows_fit = for_a.len() / (blocks.steps(0) * blocks_fit.min(blocks.count));
+            if matches!(self.c, Target::Bf16(_)) {
+                rows_fit = rows_fit.min(wait.len() / cols.len());
+            }
+            for rows in even(m, unit(rows_fit, kern.mr), kern.mr) {
+                for over in even(blocks.count, blocks_fit, 1) {
                     let wait = Some(Wait(wait.as_mut_ptr().cast()));
-                    Phase { cols: cols.clone(), rows: rows.clone(), over, wait, ..self.clone() }.run(pool, chunk);
+                    Phase { cols: cols.clone(), rows: rows.clone(), over, wait, ..self.clone() }
+                        .run(pool, for_a, for_b);
                 }
             }
         }
     }
 
-    /// Packs B, then makes c.
-    fn run(&self, pool: &Pool, shared: &mut [u32]) {
+    /// Packs A and B, then makes c.
+    fn run(&self, pool: &Pool, for_a: &mut [u32], for_b: &mut [u32]) {
         let kern = self.kern;
-        let width = self.cols.len().next_multiple_of(kern.nr);
-        let base = self.blocks.steps_before(self.over.start);
-        let at = |block: usize| (self.blocks.steps_before(block) - base) * width;
-        let b = &mut shared[..at(self.over.end)];
-        self.pack_b(pool, b, width, &at);
-        let b = &*b;
-
+        let high = self.rows.len().next_multiple_of(kern.mr);
+        let wide = self.cols.len().next_multiple_of(kern.nr);
+        let steps = self.before(self.over.end);
+        let (a, b) = (&mut for_a[..steps * high], &mut for_b[..steps * wide]);
+        self.pack(pool, a, b);
+        let (a, b) = (&*a, &*b);
         let cut = Cut::new(kern, self.rows.len(), self.cols.len());
         pool.run(cut.count(), |i, lane| {
             let (r, c) = cut.piece(i);
-            self.piece(r, c, b, &at, bytemuck::cast_slice_mut(lane.scratch));
+            self.piece(r, c, (a, high), (b, wide), bytemuck::cast_slice_mut(lane.scratch));
         });
     }
 
-    fn pack_b(&self, pool: &Pool, out: &mut [u32], width: usize, at: &(impl Fn(usize) -> usize + Sync)) {
-        const PANELS: usize = 4;
-        let wide = PANELS * self.kern.nr;
-        let across = width.div_ceil(wide);
-        let parts = Parts::new(out);
-        pool.run(self.over.len() * across, |i, _| {
-            let (block, j) = (self.over.start + i / across, i % across * wide);
-            let (k, steps) = (self.blocks.range(block), self.blocks.steps(block));
-            let cols = wide.min(self.cols.len() - j);
-            // SAFETY: each piece has panels of its own.
-            let out = unsafe { parts.window(at(block) + j * steps, cols.next_multiple_of(self.kern.nr) * steps) };
-            self.kern.pack_b(self.b.from(self.cols.start + j, k.start), cols, k.len(), out);
-        });
+    /// Steps of this phase before block `block`.
+    fn before(&self, block: usize) -> usize {
+        self.blocks.steps_before(block) - self.blocks.steps_before(self.over.start)
     }
 
-    /// Makes rows `r` and columns `c` (counted from the phase's first) of the result.
-    fn piece(&self, r: Range<usize>, c: Range<usize>, b: &[u32], at: &impl Fn(usize) -> usize, scratch: &mut [u32]) {
+    /// Packs what the phase needs, all panels of a block after all of the block before.
+    fn pack(&self, pool: &Pool, a: &mut [u32], b: &mut [u32]) {
         let kern = self.kern;
+        let (m, n) = (self.rows.len(), self.cols.len());
+        let (high, wide) = (m.next_multiple_of(kern.mr), n.next_multiple_of(kern.nr));
+        // Some 120 rows or columns a piece: whole cache lines where they run fast.
+        let (down, across) = (kern.mr * 112_usize.div_ceil(kern.mr), kern.nr * 128_usize.div_ceil(kern.nr));
+        let of_a = if self.pack_a { self.over.len() * m.div_ceil(down) } else { 0 };
+        let of_b = self.over.len() * n.div_ceil(across);
+        let (a, b) = (Parts::new(a), Parts::new(b));
+        pool.run(of_a + of_b, |i, _| {
+            let piece = |i: usize, len: usize, most: usize| {
+                let parts = len.div_ceil(most);
+                let (block, at) = (self.over.start + i / parts, i % parts * most);
+                (self.before(block), self.blocks.range(block), self.blocks.steps(block), at, most.min(len - at))
+            };
+            if i < of_a {
+                let (before, k, steps, at, rows) = piece(i, m, down);
+                // SAFETY: each piece has panels of its own.
+                let out = unsafe { a.window(before * high + at * steps, kern.a_words(rows, k.len())) };
+                kern.pack_a(self.a.from(self.rows.start + at, k.start), rows, k.len(), out);
+            } else {
+                let (before, k, steps, at, cols) = piece(i - of_a, n, across);
+                // SAFETY: as above.
+                let out = unsafe { b.window(before * wide + at * steps, kern.b_words(cols, k.len())) };
+                kern.pack_b(self.b.from(self.cols.start + at, k.start), cols, k.len(), out);
+            }
+        });
+    }
+
+    /// Makes rows `r` and columns `c` (counted from the phase's first) of the result, from packed A and B and the rows
+    /// and columns that these have with padding.
+    fn piece(
+        &self,
+        r: Range<usize>,
+        c: Range<usize>,
+        (a, high): (&[u32], usize),
+        (b, wide): (&[u32], usize),
+        scratch: &mut [f32],
+    ) {
         let (rows, cols) = (r.len(), c.len());
-        let (packed, own) = scratch.split_at_mut(LANE_BYTES / 4 / 2);
-        // Sums of a bf16 c wait in this lane's scratch if this phase is the only one.
+        let corner = (self.rows.start + r.start) * self.ldc + self.cols.start + c.start;
+        // Sums of a bf16 c wait in the lane's scratch if this phase makes them from the first to the last.
         let (wait, ldw) = match self.wait {
             Some(Wait(wait)) => (wait.wrapping_add(r.start * self.cols.len() + c.start), self.cols.len()),
-            None => (own.as_mut_ptr().cast(), cols),
+            None => (scratch[..rows * cols].as_mut_ptr(), cols),
         };
-        let corner = (self.rows.start + r.start) * self.ldc + self.cols.start + c.start;
         for block in self.over.clone() {
-            let k = self.blocks.range(block);
-            let steps = self.blocks.steps(block);
-            kern.pack_a(self.a.from(self.rows.start + r.start, k.start), rows, k.len(), packed);
+            let (before, steps) = (self.before(block), self.blocks.steps(block));
             let (first, last) = (block == 0, block + 1 == self.blocks.count);
             let (dest, ld) = match self.c {
                 Target::F32(c) if first && self.put == Put::Set => (Dest::Set(c.wrapping_add(corner)), self.ldc),
@@ -269,9 +305,9 @@ impl Phase<'_> {
                 Target::Bf16(_) if first => (Dest::Set(wait), ldw),
                 Target::Bf16(_) => (Dest::Add(wait), ldw),
             };
-            let b = &b[at(block) + c.start * steps..];
+            let (a, b) = (&a[before * high + r.start * steps..], &b[before * wide + c.start * steps..]);
             // SAFETY: this piece alone writes these rows and columns of c, and their sums in `wait`.
-            unsafe { kern.block_to(rows, cols, steps, packed, b, dest, ld) };
+            unsafe { self.kern.block_to(rows, cols, steps, a, b, dest, ld) };
         }
     }
 }
@@ -385,7 +421,7 @@ mod tests {
             }
             let kern = kernel(level, Precision::Bf16);
             let operand = |x| Operand { data: In::Bf16(x), ld: k, major: Major::K };
-            let run = |chunk: usize, wait: usize| {
+            let run = |for_b: usize, rest: usize| {
                 let mut wide = vec![1f32; m * n];
                 let mut short = vec![bf16::NAN; m * n];
                 for (out, put) in [(Out::F32(&mut wide), Put::Add), (Out::Bf16(&mut short), Put::Set)] {
@@ -393,14 +429,17 @@ mod tests {
                     let blocks = Blocks::new(kern, k, k);
                     let (over, rows, cols) = (0..blocks.count, 0..m, 0..n);
                     let (a, b) = (operand(&a), operand(&b));
-                    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, wait: None };
-                    phase.in_chunks(&pool, &mut vec![0; chunk], &mut vec![0; wait]);
+                    let phase =
+                        Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, pack_a: true, wait: None };
+                    phase.in_chunks(&pool, &mut vec![0; for_b], &mut vec![0; rest]);
                 }
                 (wide, short)
             };
-            let once = run(1 << 18, 0);
-            // Two blocks of all columns at a time, thirty rows waiting.
-            assert_eq!(run(2 * 96 * 384, 30 * n), once, "{level:?} by blocks");
+            let once = run(1 << 18, 1 << 18);
+            // Columns and rows in several phases, all k in each.
+            assert_eq!(run(1 << 18, 30 * k), once, "{level:?} by rows");
+            // Two blocks at a time, some thirty rows packed, and fewer than seventy waiting.
+            assert_eq!(run(2 * 96 * 384, 2 * 30 * 2 * 384), once, "{level:?} by blocks");
         }
     }
 }
