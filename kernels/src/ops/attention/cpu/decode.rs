@@ -6,7 +6,7 @@
 //! ranges of each query in order. Ranges depend on the number of keys that the query sees, so its bits do not depend on
 //! the other queries.
 //!
-//! More than [`FEW`] queries are a prefill: they run [`super::forward`], whose bits they get.
+//! More than [`FEW`] queries are a prefill: they run [`forward_at`], whose bits they get.
 
 use super::{Arithmetic, Sink, forward::Source, forward::forward_at, input};
 use crate::{

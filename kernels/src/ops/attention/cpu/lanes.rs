@@ -6,7 +6,7 @@
 
 use super::{
     Sink,
-    vector::{Plain, Vector},
+    vector::{Plain, Vector, narrow},
 };
 use crate::{ops::matmul::tile::In, simd::Level};
 use half::bf16;
@@ -213,12 +213,12 @@ macro_rules! compile {
             $(#[target_feature(enable = $features)])?
             unsafe fn scaled(from: &[f32], by: &[f32], width: usize, to: *mut f32, ld: usize) {
                 // SAFETY: as above.
-                unsafe { super::write(from, by, width, to, ld, |x| x) }
+                unsafe { super::write::<$vector, f32>(from, by, width, to, ld) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn narrowed(from: &[f32], by: &[f32], width: usize, to: *mut bf16, ld: usize) {
                 // SAFETY: as above.
-                unsafe { super::write(from, by, width, to, ld, narrow) }
+                unsafe { super::write::<$vector, bf16>(from, by, width, to, ld) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn dots(q: &[f32], b: &[f32], ld: usize, s: &mut [f32]) {
@@ -261,6 +261,9 @@ trait Element: Copy {
     unsafe fn load<V: Vector>(from: *const Self) -> V;
     /// Safety: as [`Vector::load_part`].
     unsafe fn load_part<V: Vector>(from: *const Self, n: usize) -> V;
+    /// Safety: as [`Vector::store`].
+    unsafe fn store<V: Vector>(x: V, to: *mut Self);
+    fn of(x: f32) -> Self;
 }
 
 impl Element for f32 {
@@ -274,6 +277,15 @@ impl Element for f32 {
         // SAFETY: the caller's promise.
         unsafe { V::load_part(from, n) }
     }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { x.store(to) }
+    }
+    #[inline(always)]
+    fn of(x: f32) -> f32 {
+        x
+    }
 }
 
 impl Element for bf16 {
@@ -286,6 +298,15 @@ impl Element for bf16 {
     unsafe fn load_part<V: Vector>(from: *const bf16, n: usize) -> V {
         // SAFETY: the caller's promise.
         unsafe { V::load_part_bf16(from, n) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(x: V, to: *mut bf16) {
+        // SAFETY: the caller's promise.
+        unsafe { x.store_bf16(to) }
+    }
+    #[inline(always)]
+    fn of(x: f32) -> bf16 {
+        narrow(x)
     }
 }
 
@@ -314,20 +335,20 @@ unsafe fn exp<V: Vector>(x: V) -> V {
     }
 }
 
-/// To nearest, ties to even; a NaN stays one.
 #[inline(always)]
-fn narrow(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let near = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
-    bf16::from_bits(if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { near })
-}
-
-#[inline(always)]
-unsafe fn write<T>(from: &[f32], by: &[f32], width: usize, to: *mut T, ld: usize, as_t: impl Fn(f32) -> T) {
-    for (r, (from, by)) in from.chunks_exact(from.len() / by.len()).zip(by).enumerate() {
+unsafe fn write<V: Vector, T: Element>(from: &[f32], by: &[f32], width: usize, to: *mut T, ld: usize) {
+    let whole = width / V::LANES * V::LANES;
+    for (r, (from, &by)) in from.chunks_exact(from.len() / by.len()).zip(by).enumerate() {
         // SAFETY: the caller's promise: row r of `to` is this thread's.
-        let to = unsafe { std::slice::from_raw_parts_mut(to.add(r * ld), width) };
-        from.iter().zip(to).for_each(|(x, to)| *to = as_t(by * x));
+        unsafe {
+            let to = to.add(r * ld);
+            for c in (0..whole).step_by(V::LANES) {
+                T::store(V::load(from.as_ptr().add(c)).mul(V::splat(by)), to.add(c));
+            }
+            for c in whole..width {
+                *to.add(c) = T::of(from[c] * by);
+            }
+        }
     }
 }
 
@@ -590,6 +611,22 @@ mod tests {
         let rows = Rows { query: lanes.nr, key: 0, first: &[], lse: &[0.0], delta: &[0.0] };
         lanes.gradients(&mut s, &mut dp, 1.0, &rows);
         s[0]
+    }
+
+    #[test]
+    fn results_are_rounded_to_bf16_as_everywhere() {
+        let mut from: Vec<f32> = (0..4096u32).map(|i| f32::from_bits(0x3f80_0000 + i * 0x2001)).collect();
+        from.extend([0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, 1e-45, -3.3e-39, 0.1]);
+        let want: Vec<bf16> = from.iter().map(|&x| bf16::from_f32(x)).collect();
+        from.push(f32::NAN);
+        for level in Level::ALL.into_iter().filter(|&level| level <= crate::simd::detected()) {
+            let mut to = vec![bf16::ZERO; from.len()];
+            let sink = Sink::Bf16(crate::pool::Parts::new(&mut to));
+            // SAFETY: this thread alone.
+            unsafe { lanes(level).write(&from, &[1.0], from.len(), &sink, 0, 0) }
+            assert_eq!(to[..want.len()], want);
+            assert!(to[want.len()].is_nan());
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) trait Vector: Copy {
     unsafe fn load_part_bf16(from: *const bf16, n: usize) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn store_part(self, to: *mut f32, n: usize);
+    /// Rounded to nearest, ties to even; a NaN stays one.
+    unsafe fn store_bf16(self, to: *mut bf16);
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn sub(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
@@ -50,11 +52,19 @@ impl Plain {
     }
 }
 
+#[inline(always)]
 fn widen(x: bf16) -> f32 {
     f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
-// SAFETY comment for the block: each pointer is good for what is read or written, by the trait's contract.
+/// To nearest, ties to even; a NaN stays one.
+#[inline(always)]
+pub(super) fn narrow(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let near = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    bf16::from_bits(if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { near })
+}
+
 impl Vector for Plain {
     const LANES: usize = 8;
 
@@ -93,6 +103,11 @@ impl Vector for Plain {
             // SAFETY: the trait's contract.
             unsafe { *to.add(i) = self.0[i] }
         }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: the trait's contract.
+        unsafe { to.cast::<[bf16; 8]>().write(self.0.map(narrow)) }
     }
     #[inline(always)]
     unsafe fn add(self, b: Plain) -> Plain {
@@ -174,6 +189,21 @@ impl Vector for __m256 {
         unsafe {
             self.store(whole.as_mut_ptr());
             Plain(whole).store_part(to, n);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm256_castps_si256(self);
+            let high = _mm256_srli_epi32::<16>(x);
+            let odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+            let near = _mm256_add_epi32(x, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self, self));
+            let words = _mm256_blendv_epi8(_mm256_srli_epi32::<16>(near), quiet, nan);
+            let halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), halves);
         }
     }
     #[inline(always)]
@@ -275,6 +305,20 @@ impl Vector for __m512 {
     unsafe fn store_part(self, to: *mut f32, n: usize) {
         // SAFETY: as above; the mask names `n` elements.
         unsafe { _mm512_mask_storeu_ps(to, (1 << n) - 1, self) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm512_castps_si512(self);
+            let high = _mm512_srli_epi32::<16>(x);
+            let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+            let near = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
+            let words = _mm512_mask_mov_epi32(_mm512_srli_epi32::<16>(near), nan, quiet);
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(words));
+        }
     }
     #[inline(always)]
     unsafe fn add(self, b: __m512) -> __m512 {
