@@ -179,7 +179,7 @@ fn write_aside(
     let tensors: Vec<(String, &Tensor)> = m.chain(v).collect();
     let position = serde_json::to_string(at).expect("checkpoint: a position is always JSON");
     hf::save_file(&aside.join(STATE), &tensors, None, &[(METADATA, &position)])?;
-    let manifest = Manifest::of(aside, at.step)?;
+    let manifest = Manifest::of_files(aside, at.step)?;
     write(&aside.join(manifest::MANIFEST), manifest.to_json().as_bytes())?;
     sync_dir(aside)?;
     Ok(manifest.files.iter().map(|f| f.bytes).sum())

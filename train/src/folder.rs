@@ -70,6 +70,7 @@ impl Folder {
         let aside = out.join(format!(".new-{}-{}", run.name, std::process::id()));
         fs::create_dir_all(aside.join(CHECKPOINTS)).map_err(io_error(&aside, "create"))?;
         write(&aside.join(CONFIG), run.to_toml().as_bytes())?;
+        sync_dir(&aside)?;
         let taken = numbered(out, &run.name).last().map_or(0, |&(number, _)| number);
         for number in taken + 1.. {
             let path = out.join(format!("{}-{number:03}", run.name));

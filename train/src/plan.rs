@@ -14,7 +14,7 @@ use esker_model::Recompute;
 use serde::Serialize;
 
 /// The binary, its threads' stacks and small buffers: measured on Linux, rounded up.
-const PROCESS_BYTES: usize = 16 << 20;
+const PROCESS_BYTES: usize = 8 << 20;
 
 /// Parameters of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]

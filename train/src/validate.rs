@@ -18,7 +18,6 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Validator {
     scan: Scan,
-    windows: u64,
     tokens: u64,
     bytes: u64,
 }
@@ -27,24 +26,19 @@ impl Validator {
     /// Chooses the windows of `set` that `run` scores each time.
     pub fn new(run: &Run, set: Arc<TokenSet>) -> Result<Validator, LoaderError> {
         let scan = Scan::new(set, run.batch.seq_len)?;
-        let windows = scan.windows().min(run.validation.tokens / run.batch.seq_len as u64);
-        let mut v = Validator { scan, windows, tokens: 0, bytes: 0 };
-        for i in 0..windows {
-            let window = v.window(i);
-            let scored = v.scan.scored(window..window + 1);
-            v.tokens += scored.tokens;
-            v.bytes += scored.bytes;
+        let windows = windows(run, scan.windows());
+        let (mut tokens, mut bytes) = (0, 0);
+        for window in windows.clone() {
+            let scored = scan.scored(window..window + 1);
+            tokens += scored.tokens;
+            bytes += scored.bytes;
         }
-        Ok(v)
+        Ok(Validator { scan, tokens, bytes })
     }
 
     /// UTF-8 bytes of the text that is scored.
     pub fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    fn window(&self, i: u64) -> u64 {
-        (u128::from(i) * u128::from(self.scan.windows()) / u128::from(self.windows)) as u64
     }
 
     /// Scores the windows with the weights of `state`.
@@ -57,12 +51,16 @@ impl Validator {
         step: u64,
     ) -> Result<Validated, StepError> {
         let start = Instant::now();
-        let (seq, micro, mut nll) = (run.batch.seq_len, run.micro_rows() as u64, 0.0);
-        for first in (0..self.windows).step_by(micro as usize) {
-            let rows = micro.min(self.windows - first) as usize;
-            for row in 0..rows {
-                let batch = host.batch(row * seq, (row + 1) * seq);
-                self.scan.fill(self.window(first + row as u64), 1, batch)?;
+        let (seq, mut nll) = (run.batch.seq_len, 0.0);
+        let mut left = windows(run, self.scan.windows());
+        loop {
+            let mut rows = 0;
+            for window in left.by_ref().take(run.micro_rows()) {
+                self.scan.fill(window, 1, host.batch(rows * seq, (rows + 1) * seq))?;
+                rows += 1;
+            }
+            if rows == 0 {
+                break;
             }
             let State { master, compute, buffers, .. } = &mut *state;
             host.upload(s, buffers, rows * seq)?;
@@ -78,4 +76,10 @@ impl Validator {
             ms: start.elapsed().as_secs_f64() * 1e3,
         })
     }
+}
+
+/// The windows that `run` scores, of `all` that its validation set has.
+pub fn windows(run: &Run, all: u64) -> impl Iterator<Item = u64> + Clone + use<> {
+    let n = all.min(run.validation.tokens / run.batch.seq_len as u64);
+    (0..n).map(move |i| (u128::from(i) * u128::from(all) / u128::from(n)) as u64)
 }

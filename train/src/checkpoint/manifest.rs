@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Its name.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// A manifest names each file in about 120 bytes.
-const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+/// A checkpoint has half a dozen files, and each entry takes about 120 bytes.
+const MANIFEST_BYTES_MAX: u64 = 1 << 14;
 const VERSION: u32 = 1;
 /// Without these it is no checkpoint, whatever the manifest says.
 const REQUIRED: [&str; 3] = ["config.json", "model.safetensors", STATE];
@@ -40,12 +40,14 @@ pub struct Entry {
 }
 
 impl Manifest {
-    /// Reads every file in `folder`.
-    pub fn of(folder: &Path, step: u64) -> Result<Manifest, CheckpointError> {
+    /// The manifest that every file now in `folder`, but for a manifest, would pass.
+    pub fn of_files(folder: &Path, step: u64) -> Result<Manifest, CheckpointError> {
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(folder).map_err(io_error(folder, "list"))? {
             let name = entry.map_err(io_error(folder, "list"))?.file_name();
-            names.insert(name.into_string().expect("checkpoint: all names are ours"));
+            if name != MANIFEST {
+                names.insert(name.into_string().expect("checkpoint: all names are ours"));
+            }
         }
         let files = names.into_iter().map(|name| {
             let (bytes, blake3) = digest(&folder.join(&name))?;
@@ -73,6 +75,9 @@ impl Manifest {
             }
         }
         for (i, entry) in manifest.files.iter().enumerate() {
+            if manifest.files[..i].iter().any(|before| before.name == entry.name) {
+                return Err(damaged(format!("files[{i}].name"), format!("{:?} for the second time", entry.name)));
+            }
             if entry.name.is_empty() || entry.name.starts_with('.') || entry.name.contains(['/', '\\']) {
                 let why = format!("{:?} is no name of a file in the folder", entry.name);
                 return Err(damaged(format!("files[{i}].name"), why));
@@ -105,6 +110,7 @@ impl Manifest {
         let mut json = serde_json::Deserializer::from_slice(&text);
         let manifest: Manifest = serde_path_to_error::deserialize(&mut json)
             .map_err(|e| damaged(&e.path().to_string(), e.inner().to_string()))?;
+        json.end().map_err(|e| damaged("end", e.to_string()))?;
         match manifest.version {
             VERSION => Ok(manifest),
             got => Err(damaged("version", format!("{got}, but this build reads {VERSION}"))),

@@ -1,0 +1,12 @@
+//! What holds of a run as a whole: one binary, so that it links once.
+
+mod bits;
+mod checkpoints;
+mod configs;
+mod kill;
+mod layering;
+mod memory;
+mod presets;
+mod resume;
+mod steady;
+mod tiny;
