@@ -9,7 +9,7 @@ pub use crate::card::Card;
 use crate::{
     card::read_object,
     config::ConfigError,
-    safetensors::{self, Entry, Reader, replace},
+    safetensors::{self, Entry, NAME_BYTES_MAX, Reader, replace},
     weights::Weights,
 };
 use esker_kernels::tensor::{DType, Tensor};
@@ -215,9 +215,13 @@ fn open_index(dir: &Path, index: &Path) -> Result<Vec<Reader>, HfError> {
     };
     let mut files: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (tensor, file) in map {
+        if tensor.len() > NAME_BYTES_MAX || file.as_str().is_some_and(|f| f.len() > NAME_BYTES_MAX) {
+            return Err(bad(format!("a name in weight_map is longer than {NAME_BYTES_MAX} bytes")));
+        }
         let file = file.as_str().ok_or_else(|| bad(format!("weight_map[{tensor:?}] is not a file name")))?;
         // A name that leaves the folder is not followed.
-        if Path::new(file).file_name().and_then(|n| n.to_str()) != Some(file) {
+        let plain = Path::new(file).file_name().and_then(|n| n.to_str()) == Some(file);
+        if !plain || file.contains(char::is_control) {
             return Err(bad(format!("weight_map[{tensor:?}] = {file:?} is not the name of a file in this folder")));
         }
         files.entry(file).or_default().insert(tensor);
@@ -302,6 +306,6 @@ fn count(n: usize) -> String {
 
 /// The first few of many names.
 fn few(names: &[String]) -> String {
-    let shown = names.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > 4 { shown + ", .." } else { shown }
+    let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > 3 { shown + ", .." } else { shown }
 }

@@ -24,6 +24,9 @@ use std::{
 
 /// No header of a real model comes near this.
 const HEADER_BYTES_MAX: u64 = 16 << 20;
+/// Longest name, and most dimensions, of a tensor; so that a message about one fits a screen.
+pub(crate) const NAME_BYTES_MAX: usize = 200;
+const RANK_MAX: usize = 8;
 /// Bytes converted or compared at one time.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -76,6 +79,12 @@ impl Reader {
         let mut names = HashSet::new();
         let mut at = 0;
         for e in &entries {
+            if e.name.len() > NAME_BYTES_MAX {
+                return Err(bad(format!(
+                    "a tensor's name is {} bytes long, at most {NAME_BYTES_MAX} expected",
+                    e.name.len()
+                )));
+            }
             if !names.insert(e.name.as_str()) {
                 return Err(HfError::Duplicate { file: path.into(), tensor: e.name.clone() });
             }
@@ -177,7 +186,11 @@ impl Entry {
     /// Checks dtype, shape and offsets, of which the first must be `from`.
     fn check(&self, from: u64) -> Result<(), String> {
         let Entry { begin, end, .. } = *self;
-        let element = element_bytes(&self.dtype).ok_or_else(|| format!("unknown dtype {:?}", self.dtype))?;
+        let dtype = || self.dtype.chars().take(20).collect::<String>();
+        let element = element_bytes(&self.dtype).ok_or_else(|| format!("unknown dtype {:?}", dtype()))?;
+        if self.shape.len() > RANK_MAX {
+            return Err(format!("{} dimensions, at most {RANK_MAX} expected", self.shape.len()));
+        }
         let bytes = self.shape.iter().try_fold(element, |n, &d| n.checked_mul(d));
         if begin != from || end < begin {
             return Err(format!("data_offsets [{begin}, {end}], expected to begin at {from}"));
