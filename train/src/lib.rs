@@ -16,3 +16,13 @@ pub mod source;
 pub mod state;
 pub mod step;
 pub mod validate;
+
+// What the binary adds: the command line, what a person sees, and the checks of a build.
+pub mod bare;
+pub mod bench;
+pub mod cli;
+pub mod commands;
+pub mod doctor;
+pub mod parity;
+pub mod progress;
+pub mod report;

@@ -1,0 +1,166 @@
+//! `esker bench`: the ops, whole training steps, and generation, each row beside what this machine's peaks allow.
+//!
+//! *step*: forward, backward and AdamW on random tokens, all rows of the batch in memory and summed together, no clip; the
+//! four shapes are those of published figures for other trainers (stories15M and stories110M of llama2.c; GPT-2 124M as a
+//! Llama network with the same matrices a token, so that FLOPs a token agree). *decode*: one sequence, token after token,
+//! at the 110M shape, bound by reading the weights. Times are medians of wall clock; repeat them on a quiet machine.
+
+mod decode;
+mod step;
+
+pub use decode::decode;
+pub use step::steps;
+
+use esker_kernels::{Result, device::Stream, harness, peak::Peaks, tensor::DType};
+use esker_model::{Config, Family, Rope};
+use serde::Serialize;
+
+/// Both kinds of arithmetic.
+pub const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
+
+/// One line of the bench.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Row {
+    /// A case of an op.
+    Op(harness::Row),
+    /// A training step, or a token of generation.
+    Model(ModelRow),
+}
+
+/// A whole model at work.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelRow {
+    /// `step` or `decode`.
+    pub bench: &'static str,
+    /// Shape and batch.
+    pub case: String,
+    /// Arithmetic of the ops.
+    pub dtype: DType,
+    /// Threads on the host.
+    pub threads: usize,
+    /// Parameters.
+    pub params: u64,
+    /// Times counted.
+    pub runs: usize,
+    /// Of a step, or of a token.
+    pub median_ms: f64,
+    /// The fastest.
+    pub min_ms: f64,
+    /// At the median.
+    pub tokens_per_s: f64,
+    /// As `esker plan` counts them.
+    pub flops_per_token: f64,
+    /// At the median.
+    pub gflop_per_s: f64,
+    /// Of the measured arithmetic peak of this dtype.
+    pub share_of_peak: f64,
+    /// Bytes of weights read a token in generation; null for a step.
+    pub bytes_per_token: Option<u64>,
+    /// Of the measured read bandwidth, in generation; null for a step.
+    pub share_of_bandwidth: Option<f64>,
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Row::Op(r) => writeln!(
+                f,
+                "{:<12} {:>11.1} us {:>8.1} GFLOP/s {:>7.1} GB/s {:>4.0} % of roofline   {}",
+                r.op,
+                r.median_us,
+                r.gflop_per_s,
+                r.gb_per_s,
+                100.0 * r.roofline,
+                r.case
+            ),
+            Row::Model(r) => {
+                write!(
+                    f,
+                    "{:<26} {:<5} {:>10.1} ms {:>9.1} tok/s {:>8.1} GFLOP/s {:>3.0} % of peak   {:.1} MFLOP a token",
+                    r.case,
+                    r.dtype.to_string(),
+                    r.median_ms,
+                    r.tokens_per_s,
+                    r.gflop_per_s,
+                    100.0 * r.share_of_peak,
+                    r.flops_per_token / 1e6,
+                )?;
+                if let Some(share) = r.share_of_bandwidth {
+                    write!(f, ", {:.0} % of read bandwidth", 100.0 * share)?;
+                }
+                writeln!(f)
+            }
+        }
+    }
+}
+
+/// Times the cases of one op, or of all where `op` is empty, whose printed form contains `filter` and, where given, names
+/// the dtype.
+pub fn ops(
+    s: &Stream,
+    peaks: &Peaks,
+    op: &str,
+    filter: &str,
+    dtype: Option<DType>,
+    each: &mut dyn FnMut(Row) -> bool,
+) -> Result<()> {
+    let named = dtype.map_or(String::new(), |d| format!("{d:?}"));
+    // The ops take one filter: the other is applied to what they give.
+    let (asked, kept) = if filter.is_empty() { (named.as_str(), "") } else { (filter, named.as_str()) };
+    let mut wanted = true;
+    for entry in esker_kernels::bench::OPS.iter().filter(|entry| op.is_empty() || entry.name == op) {
+        if wanted {
+            entry.time(s, peaks, asked, |row| {
+                if wanted && row.case.contains(kept) {
+                    wanted = each(Row::Op(row));
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// What `esker bench NAME` takes.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode"])
+}
+
+/// What stands above the rows.
+pub fn heading(s: &Stream, p: &Peaks, what: &str) -> String {
+    let what = if what.is_empty() { "all ops" } else { what };
+    format!(
+        "{what}, {} threads, {}; peaks: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, stream {:.1} GB/s, read {:.1} GB/s\n",
+        s.threads(),
+        esker_kernels::simd::level().name(),
+        p.f32_flops_per_s / 1e9,
+        p.bf16_flops_per_s / 1e9,
+        p.stream_bytes_per_s / 1e9,
+        p.read_bytes_per_s / 1e9
+    )
+}
+
+/// Llama networks with tied embeddings, as many heads of keys as of queries.
+fn llama(vocab: usize, context: usize, hidden: usize, layers: usize, heads: usize, ffn: usize) -> Config {
+    Config {
+        family: Family::Llama,
+        vocab,
+        context,
+        hidden,
+        layers,
+        heads,
+        kv_heads: heads,
+        head_dim: hidden / heads,
+        ffn,
+        norm_eps: 1e-5,
+        tied: true,
+        init_std: 0.02,
+        rope: Rope { theta: 10_000.0, scaling: None },
+    }
+}
+
+/// Median and least of some times; there is at least one.
+fn median_and_min(mut times: Vec<f64>) -> (f64, f64) {
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[0])
+}

@@ -1,0 +1,356 @@
+//! The command line: what can be typed, with an example each.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use esker_kernels::tensor::DType;
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    a check failed (parity, the logit check of export, doctor)
+  2    the command line, a config or a file's content is wrong
+  3    a file or the device could not be used: missing, unreadable, full, out of memory
+  130  stopped by Ctrl-C or SIGTERM; what was done is saved and can be resumed
+
+Environment:
+  ESKER_LOG   what to log on stderr, as `info` or `esker=debug` (default: warn)
+  ESKER_SIMD  portable, avx2, avx512 or avx512bf16: lowers the instructions used";
+
+/// Pretrains language models in Rust: from text to a checkpoint that other tools load.
+#[derive(Debug, Parser)]
+#[command(name = "esker", version, after_help = format!("Example:\n  esker train configs/quickstart.toml\n\n{EXIT_CODES}"))]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model as a config file says, or go on with a run
+    #[command(after_help = "\
+Ctrl-C or SIGTERM finishes the step, saves and exits 130; a second one ends at once.
+
+Examples:
+  esker train configs/quickstart.toml
+  esker train configs/quickstart.toml --set optim.lr=1e-3 --set train.steps=600
+  esker train --resume runs/quickstart-001")]
+    Train(Train),
+    /// Show layers, parameters, FLOPs and memory of a config; nothing runs
+    #[command(after_help = "\
+Example:
+  esker plan configs/quickstart.toml --set batch.micro_rows=4")]
+    Plan(Plan),
+    /// Continue a prompt
+    #[command(after_help = "\
+Example:
+  esker generate --model runs/quickstart-001 --prompt \"Fellow citizens\" --tokens 100 --temperature 0.8 --top-p 0.95")]
+    Generate(Generate),
+    /// Log-probability of every token of given rows, as JSON
+    #[command(after_help = "\
+FILE holds {\"rows\": [[id, ...], ...]}; rows may differ in length. Of each row, every id but the first is scored, given
+those before it: {\"mean_nll\": x, \"logprob\": [[...], ...]}, natural logarithms.
+
+Example:
+  echo '{\"rows\": [[1, 403, 407, 261], [1, 410]]}' > rows.json
+  esker score --model my-model --tokens rows.json")]
+    Score(Score),
+    /// Bits per byte of a text or of token shards
+    #[command(after_help = "\
+Every token is scored once, in windows of the model's context. A text's first token is predicted from the tokenizer's
+start mark (its end mark where it has none). Of a run folder, without --text and --shard, the run's own validation
+tokens are scored.
+
+Examples:
+  esker eval --model runs/quickstart-001
+  esker eval --model my-model --text book.txt")]
+    Eval(Eval),
+    /// Turn .txt and .jsonl into token shards
+    #[command(after_help = "\
+INPUT is a .txt file (a document), a .jsonl file (a document a line, under \"text\"), or a folder of them.
+
+Example:
+  esker tokenize --tokenizer tokenizer.json --out tokens corpus/")]
+    Tokenize(Tokenize),
+    /// Copy a Hugging Face model into a folder of our own layout, checked
+    #[command(after_help = "\
+The copy holds f32 weights. Its logits on a fixed prompt are compared with those of the source.
+
+Example:
+  esker import SmolLM2-135M my-model")]
+    Import(Import),
+    /// Write a folder that transformers loads, from a run, a checkpoint or a model
+    #[command(after_help = "\
+What was written is read again and its logits on a fixed prompt are compared with the source's: past 1e-4 (f32) the
+command fails. bf16 halves the file and rounds the weights: its limit is 0.1.
+
+Example:
+  esker export runs/quickstart-001 my-model")]
+    Export(Export),
+    /// Compare forward, backward and training with what another implementation wrote
+    #[command(after_help = "\
+DIR holds config.json, model.safetensors, tokens.json, expected.json, grads.safetensors, train.json and
+trained.safetensors; tools/make_parity.py makes one from any transformers model. Largest difference allowed, in f32:
+1e-4 in a log-probability, 1e-4 relative (L2) in a gradient tensor, 5e-4 in a loss of the training steps, 1e-3 relative
+(L2) in a trained weight tensor.
+
+Example:
+  esker parity train/tests/golden/llama-gqa-untied")]
+    Parity(Parity),
+    /// Time the ops, whole training steps, or decoding
+    #[command(after_help = "\
+WHAT is an op (matmul, attention, ...), `step` (whole training steps at four known shapes), `decode` (generation at the
+110M shape), or nothing for all ops. A row of --json is one case.
+
+Examples:
+  esker bench matmul --case 768 --threads 1
+  esker bench step --case stories15M --dtype bf16 --json")]
+    Bench(Bench),
+    /// Show what this machine has and what it reaches
+    #[command(after_help = "\
+Example:
+  esker doctor")]
+    Doctor(Doctor),
+}
+
+/// `esker train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Config of the run (TOML)
+    #[arg(required_unless_present = "resume")]
+    pub file: Option<PathBuf>,
+    /// Override a key of the config, as optim.lr=3e-4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", requires = "file")]
+    pub set: Vec<String>,
+    /// Go on with this run folder from its newest checkpoint
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+    /// Folder in which run folders are made
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the outcome as one JSON object; progress goes to stderr
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Config of the run (TOML)
+    pub file: PathBuf,
+    /// Override a key of the config, as batch.micro_rows=4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which model, and how it runs.
+#[derive(Debug, Args)]
+pub struct Model {
+    /// A Hugging Face folder, a checkpoint, or a run folder (its newest valid checkpoint)
+    #[arg(long = "model", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Arithmetic of weights and activations
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub dtype: Precision,
+    /// Threads; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// `esker generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Which model.
+    #[command(flatten)]
+    pub model: Model,
+    /// Text to continue
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    /// New tokens at most
+    #[arg(long, default_value_t = 128)]
+    pub tokens: usize,
+    /// Divides the logits: lower is safer, 0 is greedy
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Choose among this many most likely tokens; 0 = all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the fewest tokens of this probability; 1 = all
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Start of the draws: the same seed, the same text
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Always take the most likely token
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
+    pub greedy: bool,
+    /// Print prompt, ids, text and speed as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker score`.
+#[derive(Debug, Args)]
+pub struct Score {
+    /// Which model.
+    #[command(flatten)]
+    pub model: Model,
+    /// JSON file with the rows of token ids
+    #[arg(long, value_name = "FILE")]
+    pub tokens: PathBuf,
+    /// Accepted for symmetry: the output is JSON either way
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Which model.
+    #[command(flatten)]
+    pub model: Model,
+    /// A text in UTF-8
+    #[arg(long, value_name = "FILE", conflicts_with = "shard")]
+    pub text: Option<PathBuf>,
+    /// Token shards (.esk) made with the model's tokenizer; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub shard: Vec<PathBuf>,
+    /// Tokens of a window; 0 takes the model's context, or 2048 where that is longer
+    #[arg(long, default_value_t = 0)]
+    pub seq: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker tokenize`.
+#[derive(Debug, Args)]
+pub struct Tokenize {
+    /// A tokenizer.json, a folder that holds one, or `bytes`
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: PathBuf,
+    /// Folder for shards, tokenizer.json and manifest.json
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Files and folders to read
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Share of the documents kept for validation
+    #[arg(long, default_value_t = 0.01)]
+    pub val_fraction: f64,
+    /// Decides which documents those are
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Replace shards that are there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the manifest
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// A Hugging Face folder: config.json, model.safetensors or shards, tokenizer.json
+    #[arg(value_name = "HF_DIR")]
+    pub from: PathBuf,
+    /// Folder to make
+    #[arg(value_name = "OUT")]
+    pub to: PathBuf,
+    /// Threads; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A run folder (its newest valid checkpoint), a checkpoint, or a model
+    #[arg(value_name = "RUN_OR_CKPT")]
+    pub from: PathBuf,
+    /// Folder to make
+    #[arg(value_name = "OUT")]
+    pub to: PathBuf,
+    /// How weights are stored
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub dtype: Precision,
+    /// Threads; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker parity`.
+#[derive(Debug, Args)]
+pub struct Parity {
+    /// Folders to compare with
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Threads; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print every tensor's difference as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// An op, `step` or `decode`; all ops when left out
+    pub what: Option<String>,
+    /// Only cases whose printed form contains this
+    #[arg(long, default_value = "", value_name = "FILTER")]
+    pub case: String,
+    /// Threads; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Only this arithmetic (both when left out)
+    #[arg(long, value_enum)]
+    pub dtype: Option<Precision>,
+    /// Seconds a case of `step` and `decode` runs for, about
+    #[arg(long, default_value_t = 8.0)]
+    pub seconds: f64,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Threads; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arithmetic a user may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// IEEE single precision
+    F32,
+    /// bf16 inputs, f32 sums
+    Bf16,
+}
+
+impl From<Precision> for DType {
+    fn from(p: Precision) -> DType {
+        match p {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `esker bench`: see [`crate::bench`].
+
+use super::{Failure, print, print_json};
+use crate::{bench, cli};
+use esker_kernels::{device::Stream, peak::Peaks};
+
+pub fn run(args: cli::Bench) -> Result<(), Failure> {
+    let stream = Stream::cpu(args.threads)?;
+    let peaks = Peaks::measure(&stream)?;
+    let what = args.what.as_deref().unwrap_or("");
+    let mut rows = 0;
+    let mut unread = None;
+    let dtypes: Vec<_> = args.dtype.map_or(bench::DTYPES.to_vec(), |d| vec![d.into()]);
+    if !args.json {
+        print(&bench::heading(&stream, &peaks, what))?;
+    }
+    let mut show = |row: bench::Row| {
+        rows += 1;
+        let shown = if args.json { print_json(&row) } else { print(&row.to_string()) };
+        unread = shown.err();
+        unread.is_none()
+    };
+    match what {
+        "step" => bench::steps(&stream, &peaks, &args.case, &dtypes, args.seconds, &mut show)?,
+        "decode" => bench::decode(&stream, &peaks, &args.case, &dtypes, args.seconds, &mut show)?,
+        op => {
+            if !op.is_empty() && bench::names().all(|name| name != op) {
+                return Err(unknown(op));
+            }
+            bench::ops(&stream, &peaks, op, &args.case, args.dtype.map(Into::into), &mut show)?;
+        }
+    }
+    if let Some(failure) = unread {
+        return Err(failure);
+    }
+    if rows == 0 {
+        return Err(Failure::input(format!("no case of the bench contains {:?}", args.case))
+            .help("leave --case out to see all of them"));
+    }
+    Ok(())
+}
+
+fn unknown(op: &str) -> Failure {
+    let failure = Failure::input(format!("no bench is called {op:?}"));
+    let near = bench::names().map(|k| (strsim::damerau_levenshtein(k, op), k)).min();
+    match near {
+        Some((distance, name)) if distance <= 3 => failure.help(format!("did you mean {name:?}?")),
+        _ => failure.help(format!("there are {}", bench::names().collect::<Vec<_>>().join(", "))),
+    }
+}

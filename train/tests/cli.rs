@@ -1,0 +1,152 @@
+//! The binary from outside: what is typed, what comes back, and with which exit code.
+
+mod esker;
+
+use esker::{GOLDEN, esker, fails, json, model_folder};
+
+const COMMANDS: [&str; 11] =
+    ["train", "plan", "generate", "score", "eval", "tokenize", "import", "export", "parity", "bench", "doctor"];
+
+#[test]
+fn every_command_shows_an_example_of_itself() {
+    for command in COMMANDS {
+        let out = esker(&[command, "--help"]);
+        assert_eq!(out.code, 0);
+        assert!(out.stdout.contains("Example"), "{command}: {}", out.stdout);
+        assert!(
+            out.stdout.contains(&format!("  esker {command} ")) || command == "doctor",
+            "{command}: {}",
+            out.stdout
+        );
+    }
+    let all = esker(&["--help"]).stdout;
+    assert!(COMMANDS.iter().all(|c| all.contains(c)), "{all}");
+    assert!(all.contains("Exit codes:") && all.contains("130") && all.contains("Example:"), "{all}");
+}
+
+#[test]
+fn a_misspelt_word_is_answered_with_the_right_one() {
+    fails(&["trian", "x.toml"], 2, &["train"]);
+    fails(&["plan", "x.toml", "--jsno"], 2, &["--json"]);
+    fails(&["bench", "matmull"], 2, &["did you mean \"matmul\"?"]);
+    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
+    fails(&["plan", quickstart, "--set", "optim.lrr=1"], 2, &["optim.lr"]);
+    fails(&["plan", quickstart, "--set", "optimm.lr=1"], 2, &["optim"]);
+}
+
+#[test]
+fn exit_codes_tell_input_from_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let model = model_folder(dir.path());
+    std::fs::write(path("bad.json"), "{\"rows\": [[1, -2]]}").unwrap();
+    std::fs::write(path("good.json"), "{\"rows\": [[1, 2]]}").unwrap();
+    std::fs::write(path("latin1.txt"), b"caf\xe9").unwrap();
+    // What is wrong with the input: 2, and the file is named.
+    fails(&["train"], 2, &["--resume"]);
+    fails(&["score", "--model", &model, "--tokens", &path("bad.json")], 2, &["bad.json", "help:"]);
+    fails(&["eval", "--model", &model, "--text", &path("latin1.txt")], 2, &["latin1.txt", "UTF-8"]);
+    fails(&["eval", "--model", &model], 2, &["--text"]);
+    fails(&["generate", "--model", &path("")], 2, &["config.json"]);
+    fails(&["export", &model, &model], 2, &["has a model already"]);
+    fails(&["train", "--resume", &model], 2, &["config.toml"]);
+    // What the system refuses: 3.
+    fails(&["score", "--model", &path("nowhere"), "--tokens", &path("good.json")], 3, &["nowhere"]);
+    fails(&["score", "--model", &model, "--tokens", &path("nowhere.json")], 3, &["nowhere.json"]);
+    fails(&["eval", "--model", &model, "--text", &path("nowhere.txt")], 3, &["nowhere.txt"]);
+    fails(&["parity", &path("nowhere")], 3, &["nowhere"]);
+}
+
+#[test]
+fn json_alone_stands_on_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model_folder(dir.path());
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
+    assert!(json(&["plan", quickstart, "--json"])["params"].as_u64().unwrap() > 0);
+
+    std::fs::write(path("rows.json"), "{\"rows\": [[1, 2, 3, 4], [5], [], [6, 7]]}").unwrap();
+    let scores = json(&["score", "--model", &model, "--tokens", &path("rows.json")]);
+    let rows: Vec<Vec<f64>> = serde_json::from_value(scores["logprob"].clone()).unwrap();
+    assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), [3, 0, 0, 1]);
+    let mean = rows.iter().flatten().sum::<f64>() / -4.0;
+    assert!((scores["mean_nll"].as_f64().unwrap() - mean).abs() < 1e-9);
+    std::fs::write(path("none.json"), "{\"rows\": []}").unwrap();
+    assert!(json(&["score", "--model", &model, "--tokens", &path("none.json")])["mean_nll"].is_null());
+
+    std::fs::write(path("text.txt"), "It is a small world.\n").unwrap();
+    let eval = json(&["eval", "--model", &model, "--text", &path("text.txt"), "--json"]);
+    assert_eq!((eval["bytes"].as_u64(), eval["tokens"].as_u64()), (Some(21), Some(21)));
+
+    let made = json(&["generate", "--model", &model, "--prompt", "a", "--tokens", "8", "--greedy", "--json"]);
+    assert!(made["ids"].as_array().unwrap().len() <= 8 && made["prompt_ids"] == serde_json::json!([97]));
+}
+
+#[test]
+fn a_model_survives_export_and_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model_folder(dir.path());
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let exported = json(&["export", &model, &path("f32"), "--json"]);
+    assert_eq!((exported["ok"].as_bool(), exported["max_difference"].as_f64()), (Some(true), Some(0.0)));
+    for file in
+        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    {
+        assert!(dir.path().join("f32").join(file).is_file(), "{file}");
+    }
+    let bf16 = json(&["export", &path("f32"), &path("bf16"), "--dtype", "bf16", "--json"]);
+    assert!(bf16["max_difference"].as_f64().unwrap() > 0.0 && bf16["ok"] == true, "{bf16}");
+    json(&["import", &path("bf16"), &path("back"), "--json"]);
+    std::fs::write(path("rows.json"), "{\"rows\": [[1, 2, 3, 4, 5, 6, 7, 8]]}").unwrap();
+    let score = |model: &str| esker(&["score", "--model", &path(model), "--tokens", &path("rows.json")]).stdout;
+    assert_eq!(score("bf16"), score("back"));
+    assert_eq!(score("f32"), esker(&["score", "--model", &model, "--tokens", &path("rows.json")]).stdout);
+}
+
+#[test]
+fn text_becomes_shards_that_can_be_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model_folder(dir.path());
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let lines: String = (0..40).map(|i| format!("{{\"text\": \"document number {i}\"}}\n")).collect();
+    std::fs::write(path("corpus.jsonl"), lines).unwrap();
+    let out = path("tokens");
+    let manifest = json(&[
+        "tokenize",
+        "--tokenizer",
+        "bytes",
+        "--out",
+        &out,
+        "--val-fraction",
+        "0.5",
+        "--json",
+        &path("corpus.jsonl"),
+    ]);
+    let (train, val) = (&manifest["train"], &manifest["val"]);
+    assert_eq!(train["documents"].as_u64().unwrap() + val["documents"].as_u64().unwrap(), 40);
+    let shard = format!("{out}/{}", val["shards"][0]["file"].as_str().unwrap());
+    let eval = json(&["eval", "--model", &model, "--shard", &shard, "--json"]);
+    assert_eq!(eval["tokens"], val["tokens"]);
+    assert_eq!(eval["bytes"], val["text_bytes"]);
+    let again = esker(&["tokenize", "--tokenizer", "bytes", "--out", &out, &path("corpus.jsonl")]);
+    assert_eq!(again.code, 2, "{}", again.stderr);
+    let text = esker(&["tokenize", "--tokenizer", "bytes", "--out", &out, "--overwrite", &path("corpus.jsonl")]);
+    assert!(text.stdout.contains("source = \"shards\""), "{}", text.stdout);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let out = std::process::Command::new("sh")
+        .args(["-c", "\"$0\" --help | true; \"$0\" plan \"$1\" | head -c 1"])
+        .args([env!("CARGO_BIN_EXE_esker"), concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml")])
+        .output()
+        .unwrap();
+    assert!(out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn parity_of_the_golden_folder_says_what_it_allows() {
+    let out = esker(&["parity", GOLDEN]);
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+    assert!(out.stdout.contains("agrees") && out.stdout.contains("allowed 1e-4"), "{}", out.stdout);
+}
