@@ -132,9 +132,11 @@ impl Target {
     pub(super) unsafe fn clear(self, len: usize, put: Put) {
         if put == Put::Set {
             // SAFETY: by the caller's promise.
-            match self {
-                Target::F32(c) => unsafe { std::slice::from_raw_parts_mut(c, len) }.fill(0.0),
-                Target::Bf16(c) => unsafe { std::slice::from_raw_parts_mut(c, len) }.fill(bf16::ZERO),
+            unsafe {
+                match self {
+                    Target::F32(c) => std::slice::from_raw_parts_mut(c, len).fill(0.0),
+                    Target::Bf16(c) => std::slice::from_raw_parts_mut(c, len).fill(bf16::ZERO),
+                }
             }
         }
     }

@@ -167,27 +167,25 @@ macro_rules! packing {
         ) {
             let (bytes, pair) = shape(HOW);
             let steps = k.div_ceil(pair);
-            for t in 0..steps {
+            // Four steps at a time, so that each panel gets a few whole lines.
+            for t0 in (0..steps).step_by(4) {
                 for p in 0..outer.div_ceil(W) {
-                    for group in (0..W).step_by(16) {
-                        let at = p * W + group;
-                        let there = ones(outer.saturating_sub(at).min(16).min(W - group)) as u16;
-                        // SAFETY: `there` keeps the loads inside rows t·pair and, where it exists, the next; a masked
-                        // store of the panel's own words.
-                        unsafe {
-                            let first = x.wrapping_add(t * pair * row_bytes + at * bytes);
-                            let second = t * pair + 1 < k;
-                            let words = $two::<HOW>(
-                                first,
-                                first.wrapping_add(row_bytes),
-                                there,
-                                if second { there } else { 0 },
-                            );
-                            let to = to.add((p * steps + t) * W + group);
-                            if W.is_multiple_of(16) {
-                                _mm512_storeu_si512(to.cast(), words);
-                            } else {
-                                _mm512_mask_storeu_epi32(to.cast(), ones(W - group) as u16, words);
+                    for t in t0..(t0 + 4).min(steps) {
+                        for group in (0..W).step_by(16) {
+                            let at = p * W + group;
+                            let there = ones(outer.saturating_sub(at).min(16).min(W - group)) as u16;
+                            let below = if t * pair + 1 < k { there } else { 0 };
+                            // SAFETY: `there` and `below` keep the loads inside rows t·pair and, where it exists, the
+                            // next; the store is of the panel's own words.
+                            unsafe {
+                                let first = x.wrapping_add(t * pair * row_bytes + at * bytes);
+                                let words = $two::<HOW>(first, first.wrapping_add(row_bytes), there, below);
+                                let to = to.add((p * steps + t) * W + group);
+                                if W.is_multiple_of(16) {
+                                    _mm512_storeu_si512(to.cast(), words);
+                                } else {
+                                    _mm512_mask_storeu_epi32(to.cast(), ones(W - group) as u16, words);
+                                }
                             }
                         }
                     }
