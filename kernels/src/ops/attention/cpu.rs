@@ -11,7 +11,18 @@
 //!
 //! Forward runs a piece for each head and 256 queries, the longest first. It takes, in words of 32 bits with
 //! D' = D + 13 at most: q and the sums of o 256·D each, a tile of 112 keys and values 112·(D + D'), scores and their
-//! packed form 2·112·32: 1.5 MiB for D = 512, 190 KiB for D = 64, which stays in L2.
+//! packed form 2·112·32: 1.5 MiB for D = 512, 215 KiB for D = 64, which stays in L2.
+//!
+//! GFLOP/s of the bench on one thread of an AMD Zen 4 (AVX-512 with BF16, a busy machine, fastest run by thread CPU time),
+//! where PyTorch 2.15 multiplies 1536³ at 90 (f32) and 202 (bf16); in brackets its scaled_dot_product_attention in the
+//! same minutes:
+//!
+//! | case                 | f32 forward | f32 backward | bf16 forward | bf16 backward |
+//! | -------------------- | ----------- | ------------ | ------------ | ------------- |
+//! | B8 T256 H6 D48       | 55 (33)     | 53 (32)      | 99 (31)      | 96 (25)       |
+//! | B1 T1024 H12 D64     | 77 (51)     | 81 (47)      | 135 (49)     | 143 (66)      |
+//! | B1 T4096 H12 D64     | 79 (62)     | 87 (57)      | 140 (55)     | 158 (90)      |
+//! | B1 T2048 H32 K8 D128 | 86 (55)     | 90 (57)      | 156 (67)     | 169 (79)      |
 
 mod backward;
 mod decode;
