@@ -335,19 +335,21 @@ macro_rules! tiles {
             ldc: usize,
             cols: usize,
         ) {
-            // What the end reads or writes is on its way while the sums are made.
+            // What the end reads or writes is fetched while the sums are made, a row a step: all at once would hold up
+            // the loads of A and B.
             let (c, row_bytes) = match dest {
                 Dest::Set(c) | Dest::Add(c) => (c.cast::<i8>(), 4 * ldc),
                 Dest::SetBf16(c) => (c.cast::<i8>(), 2 * ldc),
                 Dest::FinishBf16(p, ldp, _) => (p.cast::<i8>().cast_mut(), 4 * ldp),
             };
-            for i in 0..R {
-                let c = c.wrapping_add(i * row_bytes);
-                _mm_prefetch::<_MM_HINT_T0>(c);
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(64));
-            }
+            let (mut next, mut left) = (c, R);
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
             for _ in 0..steps {
+                if left > 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(next);
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+                    (next, left) = (next.wrapping_add(row_bytes), left - 1);
+                }
                 // SAFETY: the panels hold `steps` steps of MR and NR words.
                 unsafe {
                     let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()));
