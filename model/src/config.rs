@@ -163,7 +163,7 @@ impl Config {
             format!("at most {} with heads = {}", (1 << 20) / self.heads, self.heads)
         })?;
         let eps = self.norm_eps;
-        ensure(1e-12 <= eps && eps <= 0.1, "norm_eps", eps, || "a number from 1e-12 to 0.1".into())?;
+        ensure((1e-12..=0.1).contains(&eps), "norm_eps", eps, || "a number from 1e-12 to 0.1".into())?;
         let std = self.init_std;
         ensure(0.0 < std && std <= 10.0, "init_std", std, || "a number above 0, at most 10".into())?;
         self.rope.check()
@@ -221,7 +221,7 @@ impl Rope {
         let range = || "a number from 1 to 1e12".to_string();
         ensure(1.0 <= self.theta && self.theta <= 1e12, "rope.theta", self.theta, range)?;
         let stretch = |factor: f64| {
-            ensure(1.0 <= factor && factor <= 1e6, "rope.scaling.factor", factor, || "a number from 1 to 1e6".into())
+            ensure((1.0..=1e6).contains(&factor), "rope.scaling.factor", factor, || "a number from 1 to 1e6".into())
         };
         match self.scaling {
             None => Ok(()),

@@ -13,6 +13,7 @@ use std::{
 mod entries {
     pub mod config;
     pub mod index;
+    pub mod network;
     pub mod safetensors;
 }
 

@@ -1,8 +1,6 @@
+use super::network;
 use esker_kernels::tensor::DType;
 use esker_model::hf;
-
-#[path = "network.rs"]
-mod network;
 
 /// Reads the bytes as the index of a folder whose one other file is a valid one.
 pub fn run(bytes: &[u8]) -> Result<(), String> {

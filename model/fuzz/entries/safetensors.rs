@@ -1,8 +1,6 @@
+use super::network;
 use esker_kernels::tensor::DType;
 use esker_model::hf;
-
-#[path = "network.rs"]
-mod network;
 
 /// Loads the bytes as the weights of a network of 100 numbers, once as f32 and once as bf16.
 pub fn run(bytes: &[u8]) -> Result<(), String> {

@@ -2,6 +2,8 @@
 
 #[path = "../entries/safetensors.rs"]
 mod entry;
+#[path = "../entries/network.rs"]
+mod network;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = entry::run(bytes);

@@ -93,6 +93,9 @@ fn any_tensors_go_into_a_file_and_come_back() {
     assert!(matches!(as_float, HfError::Dtype { .. }), "{as_float}");
 }
 
+/// Name, dtype, shape and bytes of a tensor.
+type Theirs = (String, Dtype, Vec<usize>, Vec<u8>);
+
 /// Writes tensors as somebody else would.
 fn write_theirs<'a>(file: &Path, tensors: impl IntoIterator<Item = (&'a str, Dtype, Vec<usize>, &'a [u8])>) {
     let views =
@@ -116,7 +119,7 @@ fn shards_and_half_floats_are_read() {
     assert!(matches!(none, HfError::NoWeights { .. }), "{none}");
 
     let all = halves(&w);
-    let table = vec![0u8; 4 * 7];
+    let table = [0u8; 4 * 7];
     let view =
         |(name, shape, data): &'static (String, Vec<usize>, Vec<u8>)| (&name[..], Dtype::F16, shape.clone(), &data[..]);
     let all: &'static [_] = all.leak();
@@ -179,7 +182,7 @@ fn what_does_not_fit_is_named() {
     let (dir, w) = saved(&cfg, DType::F32);
     let file = dir.path().join("model.safetensors");
     let mut back = empty(&cfg);
-    let mut check = |change: &dyn Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>), says: &[&str]| {
+    let mut check = |change: &dyn Fn(&mut Vec<Theirs>), says: &[&str]| {
         let mut all: Vec<_> = halves(&w).into_iter().map(|(n, s, d)| (n, Dtype::F16, s, d)).collect();
         change(&mut all);
         write_theirs(&file, all.iter().map(|(n, t, s, d)| (&n[..], *t, s.clone(), &d[..])));
