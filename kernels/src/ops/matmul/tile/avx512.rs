@@ -443,20 +443,16 @@ macro_rules! dots {
             k: usize,
         ) -> [[f32; 4]; 4] {
             let mut sums = [[0.0; 4]; 4];
-            // Four columns at once, or one at a time: each sum is made alike.
-            for j in (0..cols).step_by(if cols == 4 { 4 } else { 1 }) {
+            // One after another: a single stream is what the hardware fetches ahead best.
+            for j in 0..cols {
                 // SAFETY: passed on as promised by the caller.
                 unsafe {
                     let b = b.add(j * ldb * shape(B).0);
-                    match (rows, cols) {
-                        (1, 4) => $by::<A, B, 1, 4>(a, lda, b, ldb, k, j, &mut sums),
-                        (2, 4) => $by::<A, B, 2, 4>(a, lda, b, ldb, k, j, &mut sums),
-                        (3, 4) => $by::<A, B, 3, 4>(a, lda, b, ldb, k, j, &mut sums),
-                        (_, 4) => $by::<A, B, 4, 4>(a, lda, b, ldb, k, j, &mut sums),
-                        (1, _) => $by::<A, B, 1, 1>(a, lda, b, ldb, k, j, &mut sums),
-                        (2, _) => $by::<A, B, 2, 1>(a, lda, b, ldb, k, j, &mut sums),
-                        (3, _) => $by::<A, B, 3, 1>(a, lda, b, ldb, k, j, &mut sums),
-                        _ => $by::<A, B, 4, 1>(a, lda, b, ldb, k, j, &mut sums),
+                    match rows {
+                        1 => $by::<A, B, 1>(a, lda, b, ldb, k, j, &mut sums),
+                        2 => $by::<A, B, 2>(a, lda, b, ldb, k, j, &mut sums),
+                        3 => $by::<A, B, 3>(a, lda, b, ldb, k, j, &mut sums),
+                        _ => $by::<A, B, 4>(a, lda, b, ldb, k, j, &mut sums),
                     }
                 }
             }
@@ -464,41 +460,34 @@ macro_rules! dots {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn $by<const A: u8, const B: u8, const I: usize, const J: usize>(
+        unsafe fn $by<const A: u8, const B: u8, const I: usize>(
             a: *const u8,
             lda: usize,
             b: *const u8,
             ldb: usize,
             k: usize,
-            j0: usize,
+            j: usize,
             out: &mut [[f32; 4]; 4],
         ) {
             let pair = shape(A).1;
             let (a_bytes, b_bytes) = (shape(A).0, shape(B).0);
-            let mut sums = [[_mm512_setzero_ps(); J]; I];
+            let mut sums = [_mm512_setzero_ps(); I];
             for t in (0..k).step_by(16 * pair) {
                 let mask = ones((k - t).min(16 * pair));
-                // SAFETY: `mask` keeps the loads inside the rows; a prefetch of any address is harmless.
+                let b = b.wrapping_add(t * b_bytes);
+                // Four rows further on.
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(4 * ldb * b_bytes).cast());
+                // SAFETY: `mask` keeps the loads inside the rows.
                 unsafe {
-                    let mut y = [_mm512_setzero_si512(); J];
-                    for j in 0..J {
-                        let b = b.wrapping_add((j * ldb + t) * b_bytes);
-                        // The rows that come next: b is one stream.
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(J * ldb * b_bytes).cast());
-                        y[j] = $load::<B>(b, mask);
-                    }
+                    let y = $load::<B>(b, mask);
                     for i in 0..I {
                         let x = $load::<A>(a.wrapping_add((i * lda + t) * a_bytes), mask);
-                        for j in 0..J {
-                            sums[i][j] = $multiply_add(x, y[j], sums[i][j]);
-                        }
+                        sums[i] = $multiply_add(x, y, sums[i]);
                     }
                 }
             }
             for i in 0..I {
-                for j in 0..J {
-                    out[i][j0 + j] = _mm512_reduce_add_ps(sums[i][j]);
-                }
+                out[i][j] = _mm512_reduce_add_ps(sums[i]);
             }
         }
     };
