@@ -118,7 +118,6 @@ Example:
 #[derive(Debug, Args)]
 pub struct Train {
     /// Config of the run (TOML)
-    #[arg(required_unless_present = "resume")]
     pub file: Option<PathBuf>,
     /// Override a key of the config, as optim.lr=3e-4; may be repeated
     #[arg(long, value_name = "KEY=VALUE", requires = "file")]
