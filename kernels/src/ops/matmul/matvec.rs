@@ -1,6 +1,6 @@
 //! nt for few rows, as in decoding: b is read once, where it lies, at the speed of memory.
 //!
-//! A piece is some rows of b, about 64 KiB; four of them at a time meet four rows of a, which stay in L1. An element's
+//! A piece is some rows of b, about 64 KiB; one after another they meet up to four rows of a, which stay in L1. An element's
 //! sum does not depend on m, n or its place.
 
 use super::{
