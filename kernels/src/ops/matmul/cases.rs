@@ -17,7 +17,7 @@ pub enum Form {
     Nn,
     /// [`super::tn`]
     Tn,
-    /// [`super::matvec`]
+    /// [`super::matvec()`]
     Matvec,
 }
 

@@ -1,7 +1,7 @@
 //! nt for few rows, as in decoding: b is read once, where it lies, at the speed of memory.
 //!
-//! A piece is some rows of b, about 64 KiB; one after another they meet up to four rows of a, which stay in L1. An element's
-//! sum does not depend on m, n or its place.
+//! A piece is some rows of b, about 64 KiB; one after another, as a single stream, they meet up to four rows of a, which
+//! stay in L1. An element's sum does not depend on m, n or its place.
 
 use super::{
     Dims, Put,
@@ -13,7 +13,7 @@ use half::bf16;
 
 const PIECE_BYTES: usize = 64 << 10;
 
-/// See [`super::matvec`].
+/// See [`super::matvec()`].
 pub(super) fn nt(pool: &Pool, level: Level, d: Dims, a: In<'_>, b: In<'_>, c: Out<'_>, put: Put) {
     let (c, len) = Target::of(c, put);
     assert!(len >= d.m * d.n, "matmul matvec: c has {len} elements, {d:?}");

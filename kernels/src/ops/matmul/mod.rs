@@ -5,7 +5,7 @@
 //! tn: c_ij = Σ_k a_ki · b_kj      gradient of weights dW += dyᵀ·x, k runs over tokens
 //!
 //! i < m, j < n, k < K; all row-major. Costs 2·m·n·K flops; bound by arithmetic once m, n and K pass a hundred or so.
-//! [`matvec`] is nt for few rows, as in decoding: it reads b once and is bound by memory.
+//! [`matvec()`] is nt for few rows, as in decoding: it reads b once and is bound by memory.
 //!
 //! **Precision.** A product of two f32 tensors multiplies and adds in f32. As soon as one input is bf16 it is a bf16
 //! product: an f32 input is rounded to bf16 (to nearest, ties to even) on its way, products are exact and sums f32.
