@@ -101,7 +101,7 @@ pub enum ParityError {
         /// The folder.
         dir: PathBuf,
         /// Which key.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// No memory, or the device failed.
     #[error(transparent)]
@@ -117,7 +117,7 @@ pub fn check(s: &Stream, dir: &Path) -> Result<Report, ParityError> {
     let sizes =
         bare::Sizes { rows: tokens.rows, seq: tokens.seq, steps: training.steps.len() as u64, dtype: DType::F32 };
     let run = bare::run(model, &sizes, training.optim.clone())
-        .map_err(|source| ParityError::Run { dir: dir.into(), source })?;
+        .map_err(|source| ParityError::Run { dir: dir.into(), source: Box::new(source) })?;
     let layout = |arena: &mut Arena| {
         let state = State::layout(arena, &run);
         (state, Weights::layout(arena.class(Class::Weights), &run.model, DType::F32))

@@ -189,19 +189,20 @@ impl Page<'_> {
                 rows.push((format!("parameters, {name}"), grouped(n)));
             }
         }
-        let whole = |n: f64| grouped(n as u64);
-        let exponent = |n: f64| format!("{n:.3e}");
-        let bytes = |n: f64| size(n as u64);
-        let keys: [(&str, &str, &dyn Fn(f64) -> String); 9] = [
-            ("params", "parameters", &whole),
-            ("layers", "layers", &whole),
-            ("tokens", "tokens of the run", &whole),
-            ("step_tokens", "tokens of a step", &whole),
-            ("flops_per_token", "FLOPs of a token", &exponent),
-            ("total_flops", "FLOPs of the run", &exponent),
-            ("stream_bytes", "memory, ops' own", &bytes),
-            ("host_bytes", "memory, process", &bytes),
-            ("total_bytes", "memory", &bytes),
+        type Show = fn(f64) -> String;
+        let whole: Show = |n| grouped(n as u64);
+        let exponent: Show = |n| format!("{n:.3e}");
+        let bytes: Show = |n| size(n as u64);
+        let keys: [(&str, &str, Show); 9] = [
+            ("params", "parameters", whole),
+            ("layers", "layers", whole),
+            ("tokens", "tokens of the run", whole),
+            ("step_tokens", "tokens of a step", whole),
+            ("flops_per_token", "FLOPs of a token", exponent),
+            ("total_flops", "FLOPs of the run", exponent),
+            ("stream_bytes", "memory, ops' own", bytes),
+            ("host_bytes", "memory, process", bytes),
+            ("total_bytes", "memory", bytes),
         ];
         rows.extend(keys.iter().filter_map(|(key, what, show)| Some((what.to_string(), show(number(key)?)))));
         for (class, n) in plan.get("bytes").and_then(Value::as_object).into_iter().flatten() {
