@@ -300,9 +300,8 @@ mod tests {
         }
         assert!(open.is_empty(), "{open:?}");
         for (at, _) in body.match_indices('&') {
-            let entity = &body[at..body.len().min(at + 6)];
             let known = ["&amp;", "&lt;", "&gt;", "&quot;", "&#39;"];
-            assert!(known.iter().any(|k| entity.starts_with(k)), "{entity}");
+            assert!(known.iter().any(|k| body[at..].starts_with(k)), "a stray & at {at}");
         }
     }
 
