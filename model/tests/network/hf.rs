@@ -55,8 +55,9 @@ fn what_is_saved_comes_back() {
         let rounded = |x: f32| if dtype == DType::Bf16 { bf16::from_f32(x).to_f32() } else { x };
         assert_eq!(floats(&back), floats(&w).into_iter().map(rounded).collect::<Vec<_>>());
 
-        // The format's own crate reads it too.
+        // The file is the one that the format's crate makes of the whole model in memory, and that crate reads it.
         let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+        assert!(bytes == as_the_crate_writes(&w, dtype), "{dtype}");
         let theirs = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(theirs.len(), w.each().count());
         for (name, t) in w.each() {
@@ -67,6 +68,20 @@ fn what_is_saved_comes_back() {
             assert_eq!(bytes.len() % 2 + theirs.data().as_ptr().align_offset(dtype.bytes()), 0);
         }
     }
+}
+
+/// What `safetensors::serialize` makes of a model.
+fn as_the_crate_writes(w: &Weights, dtype: DType) -> Vec<u8> {
+    let (theirs, bytes): (_, fn(&f32) -> Vec<u8>) = match dtype {
+        DType::Bf16 => (Dtype::BF16, |&x| bf16::from_f32(x).to_le_bytes().into()),
+        _ => (Dtype::F32, |x| x.to_le_bytes().into()),
+    };
+    let all: Vec<_> = w
+        .each()
+        .map(|(name, t)| (name.to_string(), t.shape(), t.f32().iter().flat_map(bytes).collect::<Vec<_>>()))
+        .collect();
+    let views = all.iter().map(|(name, shape, data)| (name, TensorView::new(theirs, shape.to_vec(), data).unwrap()));
+    safetensors::serialize(views, Some([("format".into(), "pt".into())].into())).unwrap()
 }
 
 #[test]
@@ -93,10 +108,47 @@ fn any_tensors_go_into_a_file_and_come_back() {
     assert!(matches!(as_float, HfError::Dtype { .. }), "{as_float}");
 }
 
+#[test]
+fn tensors_of_every_kind_lie_on_multiples_of_their_size() {
+    let s = Stream::cpu(1).unwrap();
+    let (dir, one) = (TempDir::new().unwrap(), |dtype, n| {
+        let mut t = esker_kernels::tensor::Tensor::alone(&s, dtype, [n]).unwrap();
+        t.bytes_mut().iter_mut().zip(1..).for_each(|(b, i)| *b = i);
+        t
+    });
+    // The odd one first, so that in this order the next two would lie askew.
+    let all =
+        [("a", one(DType::Bf16, 3)), ("c", one(DType::F32, 5)), ("b", one(DType::F32, 0)), ("d", one(DType::U32, 2))];
+    let named: Vec<_> = all.iter().map(|(name, t)| (name.to_string(), t)).collect();
+    let meta = ["z", "y", "x", "w", "v", "u"].map(|key| (key, "text"));
+    let files = ["1", "2"].map(|name| {
+        let file = dir.path().join(name);
+        hf::save_file(&file, &named, None, &meta).unwrap();
+        fs::read(file).unwrap()
+    });
+    assert_eq!(files[0], files[1], "metadata in an order of chance");
+    let (n, header) = SafeTensors::read_metadata(&files[0]).unwrap();
+    assert_eq!((n % 8, header.offset_keys()), (0, ["b", "c", "d", "a"].map(String::from).into()));
+    assert_eq!(header.metadata().as_ref().unwrap().len(), meta.len());
+    let theirs = SafeTensors::deserialize(&files[0]).unwrap();
+    for (name, t) in &all {
+        assert_eq!(theirs.tensor(name).unwrap().data(), t.bytes(), "{name}");
+        assert_eq!(header.info(name).unwrap().data_offsets.0 % t.dtype().bytes(), 0, "{name}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "safetensors: a name twice")]
+fn one_name_for_two_tensors_is_our_bug() {
+    let (s, dir) = (Stream::cpu(1).unwrap(), TempDir::new().unwrap());
+    let t = esker_kernels::tensor::Tensor::alone(&s, DType::F32, [1]).unwrap();
+    let _ = hf::save_file(&dir.path().join("file"), &[("a".into(), &t), ("a".into(), &t)], None, &[]);
+}
+
 /// Name, dtype, shape and bytes of a tensor.
 type Theirs = (String, Dtype, Vec<usize>, Vec<u8>);
 
-/// Writes tensors as somebody else would.
+/// Writes tensors with the format's crate alone, as somebody else would.
 fn write_theirs<'a>(file: &Path, tensors: impl IntoIterator<Item = (&'a str, Dtype, Vec<usize>, &'a [u8])>) {
     let views =
         tensors.into_iter().map(|(name, dtype, shape, data)| (name, TensorView::new(dtype, shape, data).unwrap()));
@@ -236,7 +288,12 @@ fn hostile_files_are_refused_with_a_reason() {
         (raw(None, &one("a", t("[3]", 0, 8)), 8), "does not take 8 bytes"),
         (raw(None, &one("a", t("[-3]", 0, 8)), 8), "not valid"),
         (raw(None, &one("a", t("[4294967296,4294967296]", 0, 0)), 0), "does not take 0 bytes"),
-        (raw(None, &one("a", t("[2]", 0, 8).replace("F32", "Q4")), 8), "unknown dtype \"Q4\""),
+        (raw(None, &one("a", t("[2]", 0, 8).replace("F32", "Q4")), 8), "tensor \"a\": unknown dtype \"Q4\""),
+        // Three numbers of half a byte, and so many that their bits are too many to count.
+        (raw(None, &one("a", t("[3]", 0, 1).replace("F32", "F4")), 1), "F4 of [3] does not take 1 bytes"),
+        (raw(None, &one("a", t("[3]", 0, 2).replace("F32", "F4")), 2), "F4 of [3] does not take 2 bytes"),
+        (raw(None, &one("a", t("[1152921504606846976]", 0, 0)), 0), "does not take 0 bytes"),
+        (raw(None, "{\"__metadata__\":{},\"__metadata__\":{}}", 0), "duplicate field `__metadata__`"),
         (raw(None, &two(t("[2]", 0, 8), t("[2]", 4, 12)), 12), "expected to begin at 8"),
         (raw(None, &two(t("[2]", 0, 8), t("[2]", 16, 24)), 24), "expected to begin at 8"),
         (raw(None, &format!("{{\"a\":{},\"a\":{}}}", t("[2]", 0, 8), t("[2]", 8, 16)), 16), "tensor a is there twice"),
