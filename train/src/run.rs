@@ -197,7 +197,7 @@ pub enum TrainError {
         /// The folder of checkpoints.
         folder: PathBuf,
         /// Why the newest was refused.
-        newest: CheckpointError,
+        newest: Box<CheckpointError>,
     },
     /// Metrics cannot be written.
     #[error(transparent)]
@@ -378,7 +378,8 @@ impl<'a> Trainer<'a> {
         let grad_norm = optim::norm(s, &self.state.grads.sum)?;
         let verdict = self.guard.judge(sums.loss, grad_norm);
         let number = self.step + 1;
-        if !(sums.loss.is_finite() && grad_norm.is_finite()) && !verdict.skip {
+        let finite = sums.loss.is_finite() && grad_norm.is_finite();
+        if !finite && !verdict.skip {
             let folder = self.folder.path().to_path_buf();
             return Err(TrainError::Diverged { step: number, loss: sums.loss, grad_norm, folder });
         }
@@ -464,7 +465,9 @@ fn newest(folder: &Folder, sink: &mut Sink<'_>) -> Result<Option<PathBuf>, Train
     match (newest.found, newest.refused.into_iter().next()) {
         (Some(found), _) => Ok(Some(found.path)),
         (None, None) => Ok(None),
-        (None, Some((_, newest))) => Err(TrainError::NoneWhole { folder: folder.checkpoints(), newest }),
+        (None, Some((_, newest))) => {
+            Err(TrainError::NoneWhole { folder: folder.checkpoints(), newest: Box::new(newest) })
+        }
     }
 }
 
