@@ -105,14 +105,13 @@ pub fn ops(
     dtype: Option<DType>,
     each: &mut dyn FnMut(Row) -> bool,
 ) -> Result<()> {
-    let named = dtype.map_or(String::new(), |d| format!("{d:?}"));
-    // The ops take one filter: the other is applied to what they give.
-    let (asked, kept) = if filter.is_empty() { (named.as_str(), "") } else { (filter, named.as_str()) };
+    // Some cases print a dtype as `bf16`, some as `Bf16`; the ops take one filter, so this one is applied to their rows.
+    let named = dtype.map_or(String::new(), |d| d.to_string());
     let mut wanted = true;
     for entry in esker_kernels::bench::OPS.iter().filter(|entry| op.is_empty() || entry.name == op) {
         if wanted {
-            entry.time(s, peaks, asked, |row| {
-                if wanted && row.case.contains(kept) {
+            entry.time(s, peaks, filter, |row| {
+                if wanted && row.case.to_lowercase().contains(&named) {
                     wanted = each(Row::Op(row));
                 }
             })?;
