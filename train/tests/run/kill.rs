@@ -1,20 +1,118 @@
 //! kill -9 at fifty random moments of a short run: each resume ends equal to the straight run, and no checkpoint that
 //! cannot be read ever bears a checkpoint's name.
+//!
+//! A process takes most of its time to start; so three moments of four are drawn from the time in which it trains,
+//! which begins when `steps.jsonl` first changes, and one of four from its start.
 
 use crate::tiny::{self, Place, print_of};
 use esker_train::checkpoint;
 use esker_train::folder;
+use esker_train::metrics::STEPS as LINES;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const KILLS: usize = 50;
 const STEPS: usize = 40;
 
-fn start(args: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_esker"));
-    command.arg("train").args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap()
+#[test]
+fn fifty_kills() {
+    let place = Place::new();
+    let config = place.dir.path().join("tiny.toml");
+    let every = "every_steps = 0\nkeep_last = 2";
+    let toml = place.toml().replace("steps = 6", &format!("steps = {STEPS}"));
+    std::fs::write(&config, toml.replace(every, "every_steps = 3\nkeep_last = 2")).unwrap();
+
+    let began = Instant::now();
+    let mut straight = Process::start(&config, &place.dir.path().join("straight"), None);
+    let starting = straight.wait_until_it_trains();
+    let training = Instant::now();
+    assert!(straight.child.wait().unwrap().success());
+    let training = training.elapsed();
+    let want = ended(&straight.folder().unwrap());
+    assert_eq!(want.steps.len(), STEPS);
+
+    let seed = u64::from(std::process::id()) ^ began.elapsed().as_nanos() as u64 | 1;
+    println!("seed {seed}, {starting:?} to start and {training:?} to train");
+    let mut random = Random(seed);
+    let (mut kills, mut runs) = (0, 0);
+    while kills < KILLS {
+        // A run is killed, and its resumes too, until one is spared and gets through.
+        runs += 1;
+        let out = place.dir.path().join(format!("out-{runs}"));
+        let mut folder: Option<PathBuf> = None;
+        loop {
+            let mut process = Process::start(&config, &out, folder.as_deref());
+            if folder.is_some() && random.below(4) == 0 {
+                let status = process.child.wait().unwrap();
+                assert!(status.success(), "seed {seed}, run {runs}: {status}");
+                break;
+            }
+            let span = if random.below(4) == 0 {
+                starting
+            } else {
+                process.wait_until_it_trains();
+                training
+            };
+            std::thread::sleep(span * random.below(1000) / 1000);
+            kills += usize::from(process.kill());
+            folder = folder.or_else(|| process.folder());
+            folder.iter().for_each(|folder| all_whole(folder));
+        }
+        assert_eq!(ended(&folder.unwrap()), want, "seed {seed}, run {runs}");
+    }
+    println!("{kills} kills in {runs} runs, {:?}", began.elapsed());
+}
+
+/// The binary, training.
+struct Process {
+    child: Child,
+    out: PathBuf,
+    resumed: Option<PathBuf>,
+    /// Bytes of the lines before it began.
+    before: u64,
+}
+
+impl Process {
+    fn start(config: &Path, out: &Path, resumed: Option<&Path>) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_esker"));
+        command.arg("train");
+        match resumed {
+            None => command.arg(config).arg("--out").arg(out),
+            Some(folder) => command.arg("--resume").arg(folder),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let (out, resumed) = (out.to_path_buf(), resumed.map(Path::to_path_buf));
+        let before = resumed.as_deref().map_or(0, lines_bytes);
+        Process { child: command.spawn().unwrap(), out, resumed, before }
+    }
+
+    fn folder(&self) -> Option<PathBuf> {
+        self.resumed.clone().or_else(|| folder::latest(&self.out, None))
+    }
+
+    /// Waits for a change in its lines, or for its end.
+    fn wait_until_it_trains(&mut self) -> Duration {
+        let start = Instant::now();
+        while self.folder().map_or(0, |folder| lines_bytes(&folder)) == self.before
+            && self.child.try_wait().unwrap().is_none()
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        start.elapsed()
+    }
+
+    /// Kills it; false when it had ended before.
+    fn kill(&mut self) -> bool {
+        let alive = self.child.try_wait().unwrap().is_none();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        alive
+    }
+}
+
+fn lines_bytes(folder: &Path) -> u64 {
+    std::fs::metadata(folder.join(LINES)).map_or(0, |m| m.len())
 }
 
 /// What the newest checkpoint of a finished run shares with the straight run's.
@@ -31,54 +129,6 @@ fn all_whole(folder: &Path) {
     for (step, path) in checkpoint::listed(&folder.join("ckpt")).unwrap() {
         checkpoint::Manifest::verify(&path, step).unwrap_or_else(|e| panic!("{e}"));
     }
-}
-
-#[test]
-fn fifty_kills() {
-    let place = Place::new();
-    let config = place.dir.path().join("tiny.toml");
-    let every = "every_steps = 0\nkeep_last = 2";
-    let toml = place.toml().replace("steps = 6", &format!("steps = {STEPS}"));
-    std::fs::write(&config, toml.replace(every, "every_steps = 3\nkeep_last = 2")).unwrap();
-    let config = config.to_str().unwrap();
-    let out = |name: &str| place.dir.path().join(name);
-
-    let began = Instant::now();
-    assert!(start(&[config, "--out", out("straight").to_str().unwrap()]).wait().unwrap().success());
-    let whole = began.elapsed();
-    let straight = ended(&folder::latest(&out("straight"), None).unwrap());
-    assert_eq!(straight.steps.len(), STEPS);
-
-    let seed = u64::from(std::process::id()) ^ whole.as_nanos() as u64 | 1;
-    println!("seed {seed}, a whole run takes {whole:?}");
-    let mut random = Random(seed);
-    let (mut kills, mut runs) = (0, 0);
-    while kills < KILLS {
-        // A run is killed, and its resumes too, until one is spared and gets through.
-        runs += 1;
-        let out = out(&format!("out-{runs}"));
-        let mut folder: Option<PathBuf> = None;
-        loop {
-            let mut child = match &folder {
-                None => start(&[config, "--out", out.to_str().unwrap()]),
-                Some(folder) => start(&["--resume", folder.to_str().unwrap()]),
-            };
-            if folder.is_some() && random.below(3) == 0 {
-                let status = child.wait().unwrap();
-                assert!(status.success(), "seed {seed}, run {runs}: {status}");
-                break;
-            }
-            std::thread::sleep(whole * random.below(1000) / 1000);
-            // Only a process that still runs can be killed.
-            kills += usize::from(child.try_wait().unwrap().is_none());
-            child.kill().unwrap();
-            child.wait().unwrap();
-            folder = folder.or_else(|| folder::latest(&out, None));
-            folder.iter().for_each(|folder| all_whole(folder));
-        }
-        assert_eq!(ended(&folder.unwrap()), straight, "seed {seed}, run {runs}");
-    }
-    println!("{kills} kills in {runs} runs, {:?}", began.elapsed());
 }
 
 /// Marsaglia's xorshift.
