@@ -2,7 +2,7 @@
 
 use esker_train::config::{self, ConfigError};
 
-const GOOD: &str = include_str!("../../../configs/quickstart.toml");
+const GOOD: &str = include_str!("good.toml");
 
 fn refuse(text: &str, sets: &[&str]) -> String {
     let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const KILLS: usize = 50;
-const STEPS: usize = 40;
+const STEPS: usize = 24;
 
 #[test]
 fn fifty_kills() {
