@@ -91,6 +91,17 @@ pub fn conform<O: Op>(s: &Stream, others: &[Stream]) {
     }
 }
 
+/// [`conform`] on the host, with one thread, two and three.
+pub fn conform_on_host<O: Op>() {
+    let host = |threads| Stream::cpu(threads).expect("threads for a case");
+    conform::<O>(&host(1), &[host(2), host(3)]);
+}
+
+/// The values in the reference's precision.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
 /// Largest difference in units of the root mean square of `want` (at least 1e-6), and where. NaN is infinitely far.
 pub fn distance(got: &[f64], want: &[f64]) -> (f64, usize) {
     assert_eq!(got.len(), want.len(), "distance: lengths");

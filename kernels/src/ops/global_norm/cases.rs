@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn conforms() {
-        harness::conform::<GlobalNorm>(&Stream::cpu(1).unwrap(), &[Stream::cpu(2).unwrap(), Stream::cpu(3).unwrap()]);
+        harness::conform_on_host::<GlobalNorm>();
     }
 
     #[test]

@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn conforms() {
-        harness::conform::<Matmul>(&Stream::cpu(1).unwrap(), &[Stream::cpu(2).unwrap(), Stream::cpu(3).unwrap()]);
+        harness::conform_on_host::<Matmul>();
     }
 
     fn levels() -> impl Iterator<Item = Level> {
