@@ -6,4 +6,5 @@
 pub mod baseline;
 pub mod generate;
 pub mod loss;
+pub mod request;
 pub mod sample;
