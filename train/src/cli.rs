@@ -1,5 +1,7 @@
 //! The command line: what can be typed, with an example each.
 
+pub mod data;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esker_kernels::tensor::DType;
 use std::path::PathBuf;
@@ -73,6 +75,9 @@ INPUT is a .txt file (a document), a .jsonl file (a document a line, under \"tex
 Example:
   esker tokenize --tokenizer tokenizer.json --out tokens corpus/")]
     Tokenize(Tokenize),
+    /// Token shards: check, look at, mix
+    #[command(subcommand)]
+    Data(data::Data),
     /// Copy a Hugging Face model into a folder of our own layout, checked
     #[command(after_help = "\
 The copy holds f32 weights. Its logits on a fixed prompt are compared with those of the source.

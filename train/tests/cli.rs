@@ -6,6 +6,8 @@ use esker::{GOLDEN, esker, fails, json, model_folder};
 
 const COMMANDS: [&str; 11] =
     ["train", "plan", "generate", "score", "eval", "tokenize", "import", "export", "parity", "bench", "doctor"];
+/// The commands of `esker data`.
+const DATA: [&str; 1] = ["verify"];
 
 #[test]
 fn every_command_shows_an_example_of_itself() {
@@ -19,8 +21,12 @@ fn every_command_shows_an_example_of_itself() {
             out.stdout
         );
     }
+    for command in DATA {
+        let out = esker(&["data", command, "--help"]);
+        assert!(out.stdout.contains(&format!("  esker data {command} ")), "{command}: {}", out.stdout);
+    }
     let all = esker(&["--help"]).stdout;
-    assert!(COMMANDS.iter().all(|c| all.contains(c)), "{all}");
+    assert!(COMMANDS.iter().chain(&["data"]).all(|c| all.contains(c)), "{all}");
     assert!(all.contains("Exit codes:") && all.contains("130") && all.contains("Example:"), "{all}");
 }
 

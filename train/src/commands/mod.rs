@@ -3,6 +3,7 @@
 
 mod bench;
 mod convert;
+mod data;
 mod doctor;
 mod eval;
 mod generate;
@@ -27,6 +28,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tokenize(args) => tokenize::run(args),
+        Command::Data(command) => data::run(command),
         Command::Import(args) => convert::import(args),
         Command::Export(args) => convert::export(args),
         Command::Parity(args) => parity::run(args),
