@@ -4,6 +4,7 @@
 //! says what to beat, [`sample`] chooses the next token and [`generate`] continues a text with it.
 
 pub mod baseline;
+pub mod engine;
 pub mod generate;
 pub mod loss;
 pub mod request;
