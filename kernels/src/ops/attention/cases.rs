@@ -1,6 +1,6 @@
 //! What conformance checks and the bench times.
 
-use super::{Backward, Decode, Dims, Forward, backward, decode, forward, reference};
+use super::{Backward, Decode, Dims, Forward, Tree, backward, decode, forward, reference, tree};
 use crate::{
     Result,
     device::Stream,
@@ -19,6 +19,8 @@ pub enum Door {
     Forward,
     /// dq, dk and dv.
     Backward,
+    /// o of branches that share trunks: every other document is one, split in four.
+    Tree,
     /// o of the last tokens of a cache with so many keys.
     Decode(usize),
 }
@@ -54,6 +56,7 @@ pub struct Ready {
     pub(super) k: Tensor,
     pub(super) v: Tensor,
     pub(super) first: Option<Tensor>,
+    pub(super) trunk: Option<Tensor>,
     pub(super) o: Tensor,
     pub(super) lse: Tensor,
     pub(super) do_: Tensor,
@@ -72,8 +75,15 @@ impl Ready {
 
     /// The arguments of backward.
     pub(super) fn backward(&mut self) -> Backward<'_> {
-        let Ready { q, k, v, first, o, lse, do_, delta, dq, dk, dv } = self;
+        let Ready { q, k, v, first, o, lse, do_, delta, dq, dk, dv, .. } = self;
         Backward { q, k, v, first: first.as_ref(), o, lse, do_, delta, dq, dk, dv }
+    }
+
+    /// The arguments of tree.
+    pub(super) fn tree(&mut self) -> Tree<'_> {
+        let Ready { q, k, v, first, trunk, o, .. } = self;
+        let no = "a case of tree has documents";
+        Tree { q, k, v, first: first.as_ref().expect(no), trunk: trunk.as_ref().expect(no), o }
     }
 
     /// The arguments of decode.
@@ -111,6 +121,12 @@ impl Op for Attention {
                 }
             }
         }
+        for (batch, seq, heads, kv_heads, head_dim, document) in sizes.into_iter().filter(|size| size.5 > 0) {
+            for dtype in [DType::F32, DType::Bf16] {
+                let d = Dims { batch, seq, heads, kv_heads, head_dim };
+                cases.push(Case { door: Door::Tree, dtype, d, document });
+            }
+        }
         // new tokens, keys, H, K, D
         let decodes = [
             (1, 1, 1, 1, 1),
@@ -141,6 +157,10 @@ impl Op for Attention {
                 }
             }
         }
+        for dtype in [DType::F32, DType::Bf16] {
+            let d = Dims { batch: 1, seq: 2048, heads: 9, kv_heads: 3, head_dim: 64 };
+            cases.push(Case { door: Door::Tree, dtype, d, document: 54 });
+        }
         for (len, heads, kv_heads, head_dim) in [(1024, 12, 12, 64), (8192, 32, 8, 128)] {
             for dtype in [DType::F32, DType::Bf16] {
                 let d = Dims { batch: 1, seq: 1, heads, kv_heads, head_dim };
@@ -155,6 +175,7 @@ impl Op for Attention {
         let (products, pairs, keys) = match case.door {
             Door::Forward => (2, seq * (seq + 1) / 2, batch * seq),
             Door::Backward => (5, seq * (seq + 1) / 2, batch * seq),
+            Door::Tree => (2, seq * (case.document + 1) / 2, batch * seq),
             Door::Decode(len) => (2, seq * len, len),
         };
         let (queries, keys) = (batch * seq * heads * head_dim, keys * kv_heads * head_dim);
@@ -176,7 +197,7 @@ impl Op for Attention {
         let (lse, delta) = (rows()?, rows()?);
         let (dq, dk, dv) = (queries()?, keys()?, keys()?);
         let (q, k, v, o, do_) = (queries()?, keys()?, keys()?, queries()?, queries()?);
-        let mut r = Ready { q, k, v, first: None, o, lse, do_, delta, dq, dk, dv };
+        let mut r = Ready { q, k, v, first: None, trunk: None, o, lse, do_, delta, dq, dk, dv };
         let inputs = Inputs::draw(case, seed);
         for (t, values) in
             [(&mut r.q, &inputs.q), (&mut r.k, &inputs.k), (&mut r.v, &inputs.v), (&mut r.do_, &inputs.do_)]
@@ -187,6 +208,11 @@ impl Op for Attention {
             let mut t = Tensor::alone(s, DType::U32, [batch, seq])?;
             s.upload_u32(first, &mut t)?;
             r.first = Some(t);
+        }
+        if case.door == Door::Tree {
+            let mut t = Tensor::alone(s, DType::U32, [batch, seq, 2])?;
+            s.upload_u32(&inputs.trunk, &mut t)?;
+            r.trunk = Some(t);
         }
         for t in [&mut r.o, &mut r.lse, &mut r.delta, &mut r.dq, &mut r.dk, &mut r.dv] {
             t.poison();
@@ -201,6 +227,7 @@ impl Op for Attention {
         match case.door {
             Door::Forward => forward(s, case.d, r.forward()),
             Door::Backward => backward(s, case.d, r.backward()),
+            Door::Tree => tree(s, case.d, r.tree()),
             Door::Decode(len) => decode(s, case.d, r.decode(len)),
         }
     }
@@ -210,7 +237,7 @@ impl Op for Attention {
         Ok(match case.door {
             Door::Forward => vec![output("o", &r.o), output("lse", &r.lse)],
             Door::Backward => vec![output("dq", &r.dq), output("dk", &r.dk), output("dv", &r.dv)],
-            Door::Decode(_) => vec![output("o", &r.o)],
+            Door::Tree | Door::Decode(_) => vec![output("o", &r.o)],
         })
     }
 
@@ -227,6 +254,7 @@ impl Op for Attention {
                 let (dq, dk, dv) = reference::backward(case.d, x, &wide(&inputs.do_));
                 [("dq", dq), ("dk", dk), ("dv", dv)].map(|(name, values)| Output { name, values }).into()
             }
+            Door::Tree => vec![Output { name: "o", values: reference::tree(case.d, x, &inputs.trunk) }],
             Door::Decode(len) => vec![Output { name: "o", values: reference::decode(case.d, x, len) }],
         }
     }
@@ -248,6 +276,7 @@ struct Inputs {
     v: Vec<f32>,
     do_: Vec<f32>,
     first: Option<Vec<u32>>,
+    trunk: Vec<u32>,
 }
 
 impl Inputs {
@@ -256,14 +285,36 @@ impl Inputs {
         let keys = if let Door::Decode(len) = case.door { len } else { seq };
         let values = |n, len: usize| draw_as(case.dtype, seed + n, len);
         let (queries, keys) = (batch * seq * heads * head_dim, batch * keys * kv_heads * head_dim);
-        Inputs {
-            q: values(0, queries),
-            k: values(1, keys),
-            v: values(2, keys),
-            do_: values(3, queries),
-            first: (case.document > 0).then(|| documents(case, seed + 4)),
+        let mut first = (case.document > 0).then(|| documents(case, seed + 4));
+        let trunk = match &mut first {
+            Some(first) if case.door == Door::Tree => grow(seq, first),
+            _ => Vec::new(),
+        };
+        Inputs { q: values(0, queries), k: values(1, keys), v: values(2, keys), do_: values(3, queries), first, trunk }
+    }
+}
+
+/// Makes each document with an odd start a trunk and three branches, of a quarter each; returns the trunks.
+fn grow(seq: usize, first: &mut [u32]) -> Vec<u32> {
+    let mut trunk = vec![0; 2 * first.len()];
+    for row in 0..first.len() / seq {
+        let (begin, end) = (row * seq, (row + 1) * seq);
+        let mut at = begin;
+        while at < end {
+            let start = first[at];
+            let len = first[at..end].iter().take_while(|&&f| f == start).count();
+            let quarter = len / 4;
+            for i in (at..at + len).filter(|_| start % 2 == 1 && quarter > 0) {
+                let branch = ((i - at) / quarter).min(3);
+                if branch > 0 {
+                    first[i] = start + (branch * quarter) as u32;
+                    trunk[2 * i..2 * i + 2].copy_from_slice(&[start, start + quarter as u32]);
+                }
+            }
+            at += len;
         }
     }
+    trunk
 }
 
 /// Where the document of each token starts, with documents of 1 to 2·`document` tokens.

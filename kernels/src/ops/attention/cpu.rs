@@ -32,7 +32,7 @@ mod vector;
 
 pub(super) use backward::backward;
 pub(super) use decode::decode;
-pub(super) use forward::forward;
+pub(super) use forward::{forward, tree};
 
 use super::Dims;
 use crate::{
@@ -167,10 +167,16 @@ mod tests {
             Door::Forward => {
                 let a = r.forward();
                 let first = a.first.map(Tensor::u32);
-                let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first, start: 0 };
+                let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first, trunk: None, start: 0 };
                 forward_at(pool, level, case.d, &x, a.o, Some(a.lse));
             }
             Door::Backward => backward_at(pool, level, Some(plan), case.d, r.backward()),
+            Door::Tree => {
+                let a = r.tree();
+                let (first, trunk) = (Some(a.first.u32()), Some(a.trunk.u32()));
+                let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first, trunk, start: 0 };
+                forward_at(pool, level, case.d, &x, a.o, None);
+            }
             Door::Decode(len) => decode_at(pool, level, case.d, r.decode(len)),
         }
     }

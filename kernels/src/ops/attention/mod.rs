@@ -15,7 +15,7 @@
 //!
 //! Forward costs 2·T²·D flops a head (two products over half the square), backward 5·T²·D. Scores are made tile by tile
 //! and never leave the caches, so memory moved is q, k, v, o and their gradients: bound by arithmetic from T of a few
-//! dozen on. [`decode`] reads the cache once for a handful of queries: bound by memory.
+//! dozen on. [`tree`] lets a query see a second run of keys, which several branches share. [`decode`] reads the cache once for a handful of queries: bound by memory.
 //!
 //! **Order of sums.** Tiles of keys start at fixed positions of the row. Forward goes over a query's tiles of keys in
 //! order with a running maximum and sum (an online softmax); dq sums tiles of keys in order, dk and dv sum heads, and in
@@ -116,6 +116,24 @@ pub struct Backward<'a> {
     pub dv: &'a mut Tensor,
 }
 
+/// Arguments of [`tree`]. q, k, v and o have one dtype, f32 or bf16.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    /// `[B, T, H, D]`
+    pub q: &'a Tensor,
+    /// `[B, T, K, D]`
+    pub k: &'a Tensor,
+    /// `[B, T, K, D]`
+    pub v: &'a Tensor,
+    /// `[B, T]` u32: index within the row of the first token of a token's own branch
+    pub first: &'a Tensor,
+    /// `[B, T, 2]` u32: begin and end, within the row and before `first`, of the trunk that the branch grows from; empty
+    /// where it is its own root
+    pub trunk: &'a Tensor,
+    /// `[B, T, H, D]`, set
+    pub o: &'a mut Tensor,
+}
+
 /// Arguments of [`decode`]. All have one dtype, f32 or bf16.
 #[derive(Debug)]
 pub struct Decode<'a> {
@@ -143,6 +161,31 @@ pub fn forward(s: &Stream, d: Dims, a: Forward<'_>) -> Result<()> {
     check_tensor("lse", a.lse, DType::F32, d.batch * d.heads * d.seq);
     match s {
         Stream::Cpu(pool) => cpu::forward(pool, d, a),
+    }
+    Ok(())
+}
+
+/// o of every token, where branches share a trunk: query i sees the keys j ≤ i of its own branch, first_i ≤ j, and those
+/// of its trunk. Several continuations of one text need that text's tokens once.
+pub fn tree(s: &Stream, d: Dims, a: Tree<'_>) -> Result<()> {
+    check(d);
+    check_first(d, Some(a.first));
+    let (queries, keys) = (d.batch * d.seq * d.heads * d.head_dim, d.batch * d.seq * d.kv_heads * d.head_dim);
+    let dtype = a.q.dtype();
+    for (name, t, needed) in [("q", a.q, queries), ("k", a.k, keys), ("v", a.v, keys), ("o", &*a.o, queries)] {
+        check_tensor(name, t, dtype, needed);
+    }
+    let tokens = d.batch * d.seq;
+    assert!(a.trunk.len() >= 2 * tokens, "attention: trunk has {} elements, {} needed", a.trunk.len(), 2 * tokens);
+    for (i, (&first, trunk)) in a.first.u32()[..tokens].iter().zip(a.trunk.u32().chunks_exact(2)).enumerate() {
+        assert!(
+            trunk[0] <= trunk[1] && trunk[1] <= first,
+            "attention: token {} of a row says that its trunk is {trunk:?} before {first}",
+            i % d.seq
+        );
+    }
+    match s {
+        Stream::Cpu(pool) => cpu::tree(pool, d, a),
     }
     Ok(())
 }

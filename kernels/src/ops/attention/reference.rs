@@ -38,13 +38,31 @@ pub fn forward_row(d: Dims, x: Inputs<'_>, b: usize, h: usize, i: usize) -> (Vec
     row(d, x, b, h, i, x.first(d, b, i)..i + 1)
 }
 
+/// o `[B, T, H, D]` where query i sees `trunk_i` besides its own branch; `trunk` is `[B, T, 2]`.
+pub fn tree(d: Dims, x: Inputs<'_>, trunk: &[u32]) -> Vec<f64> {
+    let mut o = vec![0.0; d.batch * d.seq * d.heads * d.head_dim];
+    for (b, h, i) in queries(d) {
+        let t = &trunk[2 * (b * d.seq + i)..][..2];
+        let keys = (t[0] as usize..t[1] as usize).chain(x.first(d, b, i)..i + 1);
+        o[query(d, b, i, h)..][..d.head_dim].copy_from_slice(&row(d, x, b, h, i, keys).0);
+    }
+    o
+}
+
 /// o `[n, H, D]` of the last n = `d.seq` of `len` tokens.
 pub fn decode(d: Dims, x: Inputs<'_>, len: usize) -> Vec<f64> {
     let rows = (0..d.seq).flat_map(|i| (0..d.heads).map(move |h| row(d, x, 0, h, i, 0..len - d.seq + i + 1).0));
     rows.flatten().collect()
 }
 
-fn row(d: Dims, x: Inputs<'_>, b: usize, h: usize, i: usize, keys: std::ops::Range<usize>) -> (Vec<f64>, f64) {
+fn row(
+    d: Dims,
+    x: Inputs<'_>,
+    b: usize,
+    h: usize,
+    i: usize,
+    keys: impl Iterator<Item = usize> + Clone,
+) -> (Vec<f64>, f64) {
     let s: Vec<f64> = keys.clone().map(|j| score(d, x, b, h, i, j)).collect();
     let max = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let lse = max + s.iter().map(|s| (s - max).exp()).sum::<f64>().ln();

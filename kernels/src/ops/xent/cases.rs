@@ -1,6 +1,6 @@
 //! What conformance checks and the bench times.
 
-use super::{Dims, IGNORE, Logits, Score, Train, chunk_rows, logits, reference, score, train};
+use super::{Dims, IGNORE, Logits, Rank, Score, Train, chunk_rows, logits, rank, reference, score, train};
 use crate::{
     Result,
     device::Stream,
@@ -22,6 +22,8 @@ pub enum Door {
     Score,
     /// Logits alone.
     Logits,
+    /// Logits, their log Σ exp and the largest.
+    Rank,
 }
 
 /// One call.
@@ -63,6 +65,7 @@ pub struct Ready {
     dn: Tensor,
     dw: Tensor,
     logits: Tensor,
+    best: Tensor,
     scale: f32,
 }
 
@@ -86,7 +89,7 @@ impl Op for Xent {
         let mut cases = Vec::new();
         for (rows, cols, vocab, chunk, grain, ignored) in sizes {
             for dtype in [DType::F32, DType::Bf16] {
-                for door in [Door::Train, Door::Score, Door::Logits] {
+                for door in [Door::Train, Door::Score, Door::Logits, Door::Rank] {
                     cases.push(Case { door, dtype, d: Dims { rows, cols, vocab, chunk }, grain, ignored });
                 }
             }
@@ -106,6 +109,8 @@ impl Op for Xent {
             }
         }
         for dtype in [DType::F32, DType::Bf16] {
+            let d = Dims { rows: 256, cols: 576, vocab: 49152, chunk: 256 };
+            cases.push(Case { door: Door::Rank, dtype, d, grain: 256, ignored: 0 });
             let d = Dims { rows: 1, cols: 768, vocab: 32000, chunk: 1 };
             cases.push(Case { door: Door::Logits, dtype, d, grain: 1, ignored: 0 });
         }
@@ -121,14 +126,14 @@ impl Op for Xent {
         let (products, bytes) = match case.door {
             Door::Train => (3.0, 2.0 * n + w * (element + 8.0)),
             Door::Score => (1.0, n + w * element),
-            Door::Logits => (1.0, n + w * element + 4.0 * (rows * vocab) as f64),
+            Door::Logits | Door::Rank => (1.0, n + w * element + 4.0 * (rows * vocab) as f64),
         };
         Work { flops: products * product, bytes, arithmetic: case.dtype }
     }
 
     fn prepare(s: &Stream, case: &Case, seed: u64) -> Result<Ready> {
         let Dims { rows, cols, vocab, chunk } = case.d;
-        let z_rows = if case.door == Door::Logits { rows } else { chunk };
+        let z_rows = if matches!(case.door, Door::Logits | Door::Rank) { rows } else { chunk };
         let mut r = Ready {
             n: Tensor::alone(s, case.dtype, [rows, cols])?,
             w: Tensor::alone(s, case.dtype, [vocab, cols])?,
@@ -137,6 +142,7 @@ impl Op for Xent {
             dn: Tensor::alone(s, case.dtype, [rows, cols])?,
             dw: Tensor::alone(s, DType::F32, [vocab, cols])?,
             logits: Tensor::alone(s, DType::F32, [z_rows, vocab])?,
+            best: Tensor::alone(s, DType::U32, [rows])?,
             scale: scale(case),
         };
         let inputs = Inputs::draw(case, seed);
@@ -144,18 +150,19 @@ impl Op for Xent {
         r.w.set(&inputs.w);
         r.dw.set(&inputs.dw);
         s.upload_u32(&inputs.targets, &mut r.targets)?;
-        for t in [&mut r.nll, &mut r.dn, &mut r.logits] {
+        for t in [&mut r.nll, &mut r.dn, &mut r.logits, &mut r.best] {
             t.poison();
         }
         Ok(r)
     }
 
     fn run(s: &Stream, case: &Case, r: &mut Ready) -> Result<()> {
-        let Ready { n, w, targets, nll, dn, dw, logits: z, scale } = r;
+        let Ready { n, w, targets, nll, dn, dw, logits: z, best, scale } = r;
         match case.door {
             Door::Train => train(s, case.d, Train { n, w, targets, nll, dn, dw, scale: *scale, logits: z }, case.grain),
             Door::Score => score(s, case.d, Score { n, w, targets, nll, logits: z }),
             Door::Logits => logits(s, case.d, Logits { n, w, logits: z }),
+            Door::Rank => rank(s, case.d, Rank { n, w, logits: z, lse: nll, best }),
         }
     }
 
@@ -165,6 +172,11 @@ impl Op for Xent {
             Door::Train => vec![output("nll", &r.nll), output("dn", &r.dn), output("dw", &r.dw)],
             Door::Score => vec![output("nll", &r.nll)],
             Door::Logits => vec![output("logits", &r.logits)],
+            Door::Rank => {
+                let best = r.best.u32().iter().map(|&v| f64::from(v)).collect();
+                let best = Output { name: "best", values: best };
+                vec![output("logits", &r.logits), output("lse", &r.nll), best]
+            }
         })
     }
 
@@ -174,6 +186,15 @@ impl Op for Xent {
         let (n, w, mut dw) = (wide(&inputs.n), wide(&inputs.w), wide(&inputs.dw));
         if case.door == Door::Logits {
             return vec![Output { name: "logits", values: reference::logits(d, &n, &w) }];
+        }
+        if case.door == Door::Rank {
+            let (lse, best) = reference::rank(d, &n, &w);
+            let best = best.iter().map(|&v| v as f64).collect();
+            return vec![
+                Output { name: "logits", values: reference::logits(d, &n, &w) },
+                Output { name: "lse", values: lse },
+                Output { name: "best", values: best },
+            ];
         }
         let mut outputs = vec![Output { name: "nll", values: reference::forward(d, &n, &w, targets) }];
         if case.door == Door::Train {

@@ -3,7 +3,7 @@
 //! The gradient of the logits stays f32 in the logits' memory; where `n` and `w` are bf16, the engine rounds it while
 //! packing, once for each of its two products and to the same values.
 
-use super::{Dims, Score, Train, softmax};
+use super::{Dims, Rank, Score, Train, softmax};
 use crate::{
     ops::matmul::{
         self, Put,
@@ -49,6 +49,18 @@ pub(super) fn score(pool: &Pool, d: Dims, a: Score<'_>) {
         let nll = &mut a.nll.f32_mut()[rows.clone()];
         by_rows(pool, d.vocab, z, nll, |i, z| softmax::loss(z, targets[rows.start + i]));
     }
+}
+
+/// What is left of [`super::rank`] once the logits are there.
+pub(super) fn rank(pool: &Pool, d: Dims, a: Rank<'_>) {
+    let best = Parts::new(&mut a.best.u32_mut()[..d.rows]);
+    let z = &mut a.logits.f32_mut()[..d.rows * d.vocab];
+    by_rows(pool, d.vocab, z, &mut a.lse.f32_mut()[..d.rows], |i, z| {
+        let (lse, top) = softmax::rank(z);
+        // SAFETY: each row is one piece's alone.
+        unsafe { best.window(i, 1)[0] = top };
+        lse
+    });
 }
 
 /// Calls `f(i, row i of z)` for every row and puts what it returns into `nll[i]`.

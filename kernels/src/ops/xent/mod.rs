@@ -13,6 +13,8 @@
 //! *grain* of rows, so the sums of `dw` have one order whatever the number of rows in a call. In a bf16 run the logits
 //! and the softmax are f32, and the gradient of the logits is rounded to bf16 for its two products.
 //!
+//! [`rank`] scores without targets: it leaves the logits of some rows, log Σ_v exp(z_iv) and the v of the largest z_iv.
+//!
 //! 6·rows·vocab·cols flops in training: bound by arithmetic, unless a chunk has so few rows that moving `w` and `dw`
 //! once a chunk costs more; see [`chunk_rows`].
 //! Source: the definition, as `torch.nn.functional.cross_entropy` after a linear layer without bias. Chunks: the idea of
@@ -90,6 +92,21 @@ pub struct Logits<'a> {
     pub logits: &'a mut Tensor,
 }
 
+/// Arguments of [`rank`].
+#[derive(Debug)]
+pub struct Rank<'a> {
+    /// `[rows, cols]` f32 or bf16
+    pub n: &'a Tensor,
+    /// `[vocab, cols]`, dtype of `n`
+    pub w: &'a Tensor,
+    /// `[rows, vocab]` f32, set
+    pub logits: &'a mut Tensor,
+    /// `[rows]` f32, set: log Σ_v exp(z_iv); NaN where a logit is NaN or +∞
+    pub lse: &'a mut Tensor,
+    /// `[rows]` u32, set: the v of the largest z_iv, the lowest of equals
+    pub best: &'a mut Tensor,
+}
+
 /// Loss of each row, gradient of `n`, and the gradient of `w` added to `dw`, one grain of rows after another.
 pub fn train(s: &Stream, d: Dims, a: Train<'_>, grain: usize) -> Result<()> {
     assert!(grain > 0 && d.rows.is_multiple_of(grain), "xent: {} rows in grains of {grain}", d.rows);
@@ -115,6 +132,20 @@ pub fn score(s: &Stream, d: Dims, a: Score<'_>) -> Result<()> {
 pub fn logits(s: &Stream, d: Dims, a: Logits<'_>) -> Result<()> {
     let product = matmul::Product { a: a.n, b: a.w, c: a.logits, put: matmul::Put::Set };
     matmul::matvec(s, matmul::Dims { m: d.rows, n: d.vocab, k: d.cols }, product)
+}
+
+/// The logits of some rows with the logarithm of their sum of exponentials and the likeliest of each: log-probabilities
+/// of any tokens follow. `d.chunk` is not used; rows have the bits of [`score`].
+pub fn rank(s: &Stream, d: Dims, a: Rank<'_>) -> Result<()> {
+    assert!(d.vocab > 0, "xent: {d:?}");
+    assert!(a.logits.len() >= d.rows * d.vocab, "xent: logits has {} of {}x{}", a.logits.len(), d.rows, d.vocab);
+    assert!(a.lse.len() >= d.rows && a.best.len() >= d.rows, "xent: lse and best for {} rows", d.rows);
+    let product = matmul::Product { a: a.n, b: a.w, c: a.logits, put: matmul::Put::Set };
+    matmul::nt(s, matmul::Dims { m: d.rows, n: d.vocab, k: d.cols }, product)?;
+    match s {
+        Stream::Cpu(pool) => cpu::rank(pool, d, a),
+    }
+    Ok(())
 }
 
 /// A good chunk for grains of `grain_rows` rows: the grain in equal parts, each with at most about 64 MiB of logits.

@@ -29,6 +29,13 @@ pub fn forward(d: Dims, n: &[f64], w: &[f64], targets: &[u32]) -> Vec<f64> {
         .collect()
 }
 
+/// log Σ exp `[rows]` and the place of the largest logit `[rows]`.
+pub fn rank(d: Dims, n: &[f64], w: &[f64]) -> (Vec<f64>, Vec<usize>) {
+    let z = logits(d, n, w);
+    let first_largest = |z: &[f64]| (0..z.len()).fold(0, |best, v| if z[v] > z[best] { v } else { best });
+    z.chunks_exact(d.vocab).map(|z| (log_sum_exp(z), first_largest(z))).unzip()
+}
+
 /// `dn [rows, cols]`; adds to `dw [vocab, cols]`.
 pub fn backward(d: Dims, n: &[f64], w: &[f64], targets: &[u32], scale: f64, dw: &mut [f64]) -> Vec<f64> {
     let z = logits(d, n, w);

@@ -25,6 +25,13 @@ pub(super) fn loss(z: &mut [f32], target: u32) -> f32 {
     nll(max, sum, z[target as usize])
 }
 
+/// log Σ exp of a row of logits, which are left as they were, and the index of the largest, the lowest of equals.
+pub(super) fn rank(z: &mut [f32]) -> (f32, u32) {
+    let (max, sum) = stats::<false>(simd::level(), z);
+    let best = z.iter().position(|&z| z == max).unwrap_or(0);
+    ((f64::from(sum).ln() + f64::from(max)) as f32, best as u32)
+}
+
 /// Loss of a row of logits, which become their gradient times `scale`.
 pub(super) fn gradient(z: &mut [f32], target: u32, scale: f32) -> f32 {
     if target == IGNORE {

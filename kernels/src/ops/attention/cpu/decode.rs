@@ -35,7 +35,7 @@ pub(super) fn decode_at(pool: &Pool, level: Level, d: Dims, a: Decode<'_>) {
     let (q, k, v) = (input(a.q), input(a.k_cache), input(a.v_cache));
     let start = a.len - d.seq;
     if d.seq > FEW {
-        return forward_at(pool, level, d, &Source { q, k, v, first: None, start }, a.o, None);
+        return forward_at(pool, level, d, &Source { q, k, v, first: None, trunk: None, start }, a.o, None);
     }
     let with = Arithmetic::new(level, a.o.dtype());
     let o = Sink::new(a.o);

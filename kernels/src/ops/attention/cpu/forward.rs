@@ -2,7 +2,7 @@
 
 use super::{Arithmetic, Sink, input, lanes, take, take_f32};
 use crate::{
-    ops::attention::{Dims, Forward},
+    ops::attention::{Dims, Forward, Tree},
     ops::matmul::{
         Put,
         tile::{In, Major, Operand},
@@ -22,14 +22,24 @@ pub(super) struct Source<'a> {
     pub k: In<'a>,
     pub v: In<'a>,
     pub first: Option<&'a [u32]>,
+    /// Begin and end of each query's trunk.
+    pub trunk: Option<&'a [u32]>,
     /// Position of query 0: the keys before it come from a cache.
     pub start: usize,
 }
 
 /// See [`crate::ops::attention::forward`].
 pub(in crate::ops::attention) fn forward(pool: &Pool, d: Dims, a: Forward<'_>) {
-    let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first: a.first.map(Tensor::u32), start: 0 };
+    let x =
+        Source { q: input(a.q), k: input(a.k), v: input(a.v), first: a.first.map(Tensor::u32), trunk: None, start: 0 };
     forward_at(pool, simd::level(), d, &x, a.o, Some(a.lse));
+}
+
+/// See [`crate::ops::attention::tree`].
+pub(in crate::ops::attention) fn tree(pool: &Pool, d: Dims, a: Tree<'_>) {
+    let (first, trunk) = (Some(a.first.u32()), Some(a.trunk.u32()));
+    let x = Source { q: input(a.q), k: input(a.k), v: input(a.v), first, trunk, start: 0 };
+    forward_at(pool, simd::level(), d, &x, a.o, None);
 }
 
 /// Forward at `level`.
@@ -76,6 +86,7 @@ impl Piece {
         let space = take(rest, kernel.b_words(nr, with.rows).max(nr * nr));
         let (max, sum) = (take_f32(rest, panels * nr), take_f32(rest, panels * nr));
         let (fade, first) = (take_f32(rest, nr), take_f32(rest, panels * nr));
+        let (begins, ends) = (take_f32(rest, panels * nr), take_f32(rest, panels * nr));
 
         let source = Operand { data: x.q.from(d.query(b, from, h)), ld: d.heads * head_dim, major: Major::K };
         kernel.pack_b(source, queries, head_dim, q);
@@ -86,14 +97,35 @@ impl Piece {
         if let Some(f) = x.first {
             first.iter_mut().zip(&f[b * d.seq + from..][..queries]).for_each(|(to, &f)| *to = f as f32);
         }
+        if let Some(t) = x.trunk {
+            begins.fill(0.0);
+            ends.fill(0.0);
+            let trunks = t[2 * (b * d.seq + from)..].chunks_exact(2).take(queries);
+            begins.iter_mut().zip(ends.iter_mut()).zip(trunks).for_each(|((begin, end), t)| {
+                (*begin, *end) = (t[0] as f32, t[1] as f32);
+            });
+        }
         let least = |first: &[f32]| first.iter().copied().fold(f32::INFINITY, f32::min) as usize;
+        // Whether any of these lanes may see a key of `key..end`; `query` is their last.
+        let meet = |lanes: std::ops::Range<usize>, query: usize, key: usize, end: usize| {
+            let own = key <= query && least(&first[lanes.clone()]) < end;
+            let of_trunk = |j: usize| begins[j] < ends[j] && begins[j] < end as f32 && ends[j] > key as f32;
+            own || x.trunk.is_some() && lanes.into_iter().any(of_trunk)
+        };
 
         // Positions in the row: queries from `begin`, keys to `end`.
         let (begin, end) = (x.start + from, x.start + from + queries);
         let kv_head = h / d.group();
-        let mut key = least(&first[..queries]) / with.rows * with.rows;
+        let mut key = match x.trunk {
+            None => least(&first[..queries]) / with.rows * with.rows,
+            Some(_) => least(&first[..queries]).min(least(&begins[..queries])) / with.rows * with.rows,
+        };
         while key < end {
             let keys = with.rows.min(end - key);
+            if x.trunk.is_some() && !meet(0..queries, end - 1, key, key + keys) {
+                key += with.rows;
+                continue;
+            }
             let at = (key * d.kv_heads + kv_head + b * d.seq * d.kv_heads) * head_dim;
             let ld = d.kv_heads * head_dim;
             kernel.pack_a(Operand { data: x.k.from(at), ld, major: Major::K }, keys, head_dim, k);
@@ -101,15 +133,16 @@ impl Piece {
             for p in 0..panels {
                 let lanes = nr.min(queries - p * nr);
                 let query = begin + p * nr;
-                let first = &first[p * nr..][..nr];
-                if query + lanes <= key || least(&first[..lanes]) >= key + keys {
+                if !meet(p * nr..p * nr + lanes, query + lanes - 1, key, key + keys) {
                     continue;
                 }
+                let first = &first[p * nr..][..nr];
                 let rows = keys.min(query + lanes - key);
                 let s = &mut s[..rows * nr];
                 kernel.block(rows, nr, head_dim, k, &q[p * nr * kernel.steps(head_dim)..], s, nr, Put::Set);
                 if key + rows > query + 1 || first.iter().any(|&f| f > key as f32) {
-                    with.lanes.mask(s, &Seen { key, query, first });
+                    let trunk = x.trunk.map(|_| [&begins[p * nr..][..nr], &ends[p * nr..][..nr]]);
+                    with.lanes.mask(s, &Seen { key, query, first, trunk });
                 }
                 let of_panel = p * nr..(p + 1) * nr;
                 let (max, sum) = (&mut max[of_panel.clone()], &mut sum[of_panel]);

@@ -38,8 +38,10 @@ pub(super) struct Seen<'a> {
     pub key: usize,
     /// Query of lane 0.
     pub query: usize,
-    /// First key that each lane sees, `nr` of them.
+    /// First key of its own that each lane sees, `nr` of them.
     pub first: &'a [f32],
+    /// Begin and end of the other keys that each lane sees, `nr` of them.
+    pub trunk: Option<[&'a [f32]; 2]>,
 }
 
 /// The online softmax of `nr` queries.
@@ -72,6 +74,7 @@ impl Lanes {
     /// Sets scores of pairs that do not count to −∞.
     pub(super) fn mask(&self, s: &mut [f32], seen: &Seen<'_>) {
         assert!(s.len().is_multiple_of(self.nr) && seen.first.len() == self.nr, "attention: mask");
+        assert!(seen.trunk.iter().flatten().all(|t| t.len() == self.nr), "attention: mask");
         // SAFETY: `lanes` gave this table for a level that the CPU has.
         unsafe { (self.mask)(s, seen) }
     }
@@ -381,13 +384,18 @@ unsafe fn mask<V: Vector, const W: usize>(s: &mut [f32], seen: &Seen<'_>) {
     unsafe {
         let (lane, first) = (count::<V, W>(), row::<V, W>(seen.first.as_ptr()));
         let none = V::splat(f32::NEG_INFINITY);
+        let trunk = seen.trunk.map(|[begin, end]| (row::<V, W>(begin.as_ptr()), row::<V, W>(end.as_ptr())));
         for (r, s) in s.chunks_exact_mut(W * V::LANES).enumerate() {
             let mut x = row::<V, W>(s.as_ptr());
             // Lane j sees key from first_j on, and up to query + j.
             let key = V::splat((seen.key + r) as f32);
             let from = V::splat((seen.key + r) as f32 - seen.query as f32);
             for w in 0..W {
-                x[w] = key.if_less(first[w], none, lane[w].if_less(from, none, x[w]));
+                let before = match &trunk {
+                    None => none,
+                    Some((begin, end)) => key.if_less(begin[w], none, key.if_less(end[w], x[w], none)),
+                };
+                x[w] = key.if_less(first[w], before, lane[w].if_less(from, none, x[w]));
             }
             put(x, s.as_mut_ptr());
         }
