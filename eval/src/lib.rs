@@ -6,6 +6,7 @@
 pub mod baseline;
 pub mod engine;
 pub mod generate;
+pub mod graders;
 pub mod loss;
 pub mod request;
 pub mod sample;
