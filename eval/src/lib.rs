@@ -1,7 +1,8 @@
 //! What a model is worth: bits per byte, what counting alone achieves, and samples.
 //!
 //! Nothing here changes a model: there is no gradient and no optimiser. [`loss`] scores a text or shards, [`baseline`]
-//! says what to beat, [`sample`] chooses the next token and [`generate`] continues a text with it.
+//! says what to beat, [`sample`] chooses the next token and [`generate`] continues a text with it. [`engine`]
+//! answers the requests of benchmarks, many at once, and [`serve`] those of the network.
 
 pub mod baseline;
 pub mod engine;
@@ -10,3 +11,4 @@ pub mod graders;
 pub mod loss;
 pub mod request;
 pub mod sample;
+pub mod serve;

@@ -101,18 +101,6 @@ impl Cache {
         let mut t = || arena.tensor(dtype, [capacity, cfg.kv_heads, cfg.head_dim]);
         Cache { k: t(), v: t() }
     }
-
-    /// Puts keys and values of `n` tokens behind the `at` present.
-    fn append(&mut self, s: &Stream, k: &Tensor, v: &Tensor, width: usize, at: usize, n: usize) {
-        match s {
-            Stream::Cpu(_) => {
-                for (from, to) in [(k, &mut self.k), (v, &mut self.v)] {
-                    let row = width * from.dtype().bytes();
-                    to.bytes_mut()[at * row..(at + n) * row].copy_from_slice(&from.bytes()[..n * row]);
-                }
-            }
-        }
-    }
 }
 
 /// y = x + what attention adds.
@@ -151,10 +139,95 @@ pub(crate) fn extend(
 ) -> Result<()> {
     project(s, cfg, n, w, x, a, product)?; // ① ② ③
     turn(s, cfg, (n, n), a, rot, at)?; // ④
-    cache.append(s, &a.k, &a.v, cfg.kv_width(), at, n);
+    copy_rows(s, cfg.kv_width(), (&a.k, 0), (&mut cache.k, at), n);
+    copy_rows(s, cfg.kv_width(), (&a.v, 0), (&mut cache.v, at), n);
     let seen = attention::Decode { q: &a.q, k_cache: &cache.k, v_cache: &cache.v, len: at + n, o: &mut a.o };
     attention::decode(s, dims(cfg, Tokens { rows: 1, seq: n, grain: n }), seen)?; // ⑤
     merge(s, cfg, n, w, x, y, a, product) // ⑥
+}
+
+/// y = x + what attention adds, for `n` tokens of branches that share trunks: `rot` has a row for each token.
+pub(crate) fn branches(
+    s: &Stream,
+    cfg: &Config,
+    n: usize,
+    w: &Layer,
+    x: &Tensor,
+    y: &mut Tensor,
+    a: &mut Acts,
+    (rot, first, trunk): (&Rotation, &Tensor, &Tensor),
+) -> Result<()> {
+    project(s, cfg, n, w, x, a, matmul::nt)?; // ① ② ③
+    turn(s, cfg, (n, n), a, rot, 0)?; // ④
+    let d = dims(cfg, Tokens { rows: 1, seq: n, grain: n });
+    attention::tree(s, d, attention::Tree { q: &a.q, k: &a.k, v: &a.v, first, trunk, o: &mut a.o })?; // ⑤
+    merge(s, cfg, n, w, x, y, a, matmul::nt) // ⑥
+}
+
+/// The same for new tokens of several sequences, each behind what the cache of its slot holds: `rot` has a row for each
+/// token.
+pub(crate) fn extend_each(
+    s: &Stream,
+    cfg: &Config,
+    n: usize,
+    w: &Layer,
+    x: &Tensor,
+    y: &mut Tensor,
+    a: &mut Acts,
+    rot: &Rotation,
+    caches: &mut [Cache],
+    (parts, own): (impl Iterator<Item = (usize, Piece)>, &mut Own),
+    product: Product,
+) -> Result<()> {
+    project(s, cfg, n, w, x, a, product)?; // ① ② ③
+    turn(s, cfg, (n, n), a, rot, 0)?; // ④
+    for (slot, Piece { from, n, at }) in parts {
+        let (q, kv, cache) = (cfg.q_width(), cfg.kv_width(), &mut caches[slot]);
+        copy_rows(s, kv, (&a.k, from), (&mut cache.k, at), n);
+        copy_rows(s, kv, (&a.v, from), (&mut cache.v, at), n);
+        copy_rows(s, q, (&a.q, from), (&mut own.q, 0), n);
+        let seen = attention::Decode { q: &own.q, k_cache: &cache.k, v_cache: &cache.v, len: at + n, o: &mut own.o };
+        attention::decode(s, dims(cfg, Tokens { rows: 1, seq: n, grain: n }), seen)?; // ⑤
+        copy_rows(s, q, (&own.o, 0), (&mut a.o, from), n);
+    }
+    merge(s, cfg, n, w, x, y, a, product) // ⑥
+}
+
+/// New tokens of one sequence among those of several.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    /// Row of its first token.
+    pub from: usize,
+    /// How many.
+    pub n: usize,
+    /// Tokens of its sequence before them.
+    pub at: usize,
+}
+
+/// Queries and results of one sequence at a time.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// `[tokens, H, D]`
+    q: Tensor,
+    /// `[tokens, H, D]`
+    o: Tensor,
+}
+
+impl Own {
+    pub fn layout(arena: &mut Arena, cfg: &Config, tokens: usize, dtype: DType) -> Own {
+        let mut t = || arena.tensor(dtype, [tokens, cfg.q_width()]);
+        Own { q: t(), o: t() }
+    }
+}
+
+/// Copies `n` rows of `width` elements, from and to a row each.
+pub(crate) fn copy_rows(s: &Stream, width: usize, from: (&Tensor, usize), to: (&mut Tensor, usize), n: usize) {
+    let row = width * from.0.dtype().bytes();
+    match s {
+        Stream::Cpu(_) => {
+            to.0.bytes_mut()[to.1 * row..][..n * row].copy_from_slice(&from.0.bytes()[from.1 * row..][..n * row]);
+        }
+    }
 }
 
 fn project(s: &Stream, cfg: &Config, n: usize, w: &Layer, x: &Tensor, a: &mut Acts, product: Product) -> Result<()> {

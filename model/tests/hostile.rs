@@ -12,6 +12,7 @@ use std::{
 #[path = "../fuzz/entries"]
 mod entries {
     pub mod config;
+    pub mod gguf;
     pub mod index;
     pub mod network;
     pub mod safetensors;
@@ -45,8 +46,12 @@ static ALLOCATOR: Counting = Counting;
 
 type Entry = fn(&[u8]) -> Result<(), String>;
 
-const TARGETS: [(&str, Entry); 3] =
-    [("safetensors", entries::safetensors::run), ("config", entries::config::run), ("index", entries::index::run)];
+const TARGETS: [(&str, Entry); 4] = [
+    ("safetensors", entries::safetensors::run),
+    ("config", entries::config::run),
+    ("index", entries::index::run),
+    ("gguf", entries::gguf::run),
+];
 
 /// One test, since what it counts is of the whole process.
 #[test]
@@ -65,7 +70,7 @@ fn hostile_files_are_refused() {
                 continue;
             }
             // Cut at every few bytes, bits flipped, bytes drawn.
-            let tensors = target == "safetensors";
+            let tensors = target == "safetensors" || target == "gguf";
             for n in (0..bytes.len() - 1).step_by(if tensors { 7 } else { 13 }) {
                 // A text without the spaces at its end is still whole.
                 if tensors || !bytes[n..].trim_ascii().is_empty() {
@@ -84,7 +89,7 @@ fn hostile_files_are_refused() {
             }
         }
     }
-    assert!(cases > 2000, "{cases} cases");
+    assert!(cases > 9000, "{cases} cases");
 }
 
 fn run(name: &str, bytes: &[u8], entry: Entry) -> Result<(), String> {

@@ -58,6 +58,17 @@ Example:
   echo '{\"rows\": [[1, 403, 407, 261], [1, 410]]}' > rows.json
   esker score --model my-model --tokens rows.json")]
     Score(Score),
+    /// Serve a model over HTTP, in the shape of OpenAI's completions
+    #[command(after_help = "\
+POST /v1/completions continues prompts (texts or token ids), streams, and scores prompts with echo and logprobs; GET
+/v1/models and /health tell what runs. Up to --max-batch texts grow at once, others wait. lm-evaluation-harness scores the
+model with --model local-completions. Ctrl-C ends what is under way within seconds.
+
+Examples:
+  esker serve --model my-model
+  curl http://127.0.0.1:8000/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 50}'
+  lm_eval --model local-completions --tasks arc_easy --model_args model=my-model,base_url=http://127.0.0.1:8000/v1/completions,tokenizer_backend=huggingface,tokenizer=my-model")]
+    Serve(Serve),
     /// Bits per byte of a text or of token shards
     #[command(after_help = "\
 Every token is scored once, in windows of the model's context. A text's first token is predicted from the tokenizer's
@@ -78,12 +89,15 @@ Example:
     /// Token shards: check, look at, mix
     #[command(subcommand)]
     Data(data::Data),
-    /// Copy a Hugging Face model into a folder of our own layout, checked
+    /// Copy a Hugging Face model, or a GGUF file, into a folder of our own layout, checked
     #[command(after_help = "\
-The copy holds f32 weights. Its logits on a fixed prompt are compared with those of the source.
+The copy holds f32 weights. Its logits on a fixed prompt are compared with those of the source. Of a GGUF file (versions 2
+and 3, llama and qwen3; F32, F16, BF16, Q8_0, Q4_0, Q4_1) the weights are dequantised and the tokenizer.json is made from
+its tables.
 
-Example:
-  esker import SmolLM2-135M my-model")]
+Examples:
+  esker import SmolLM2-135M my-model
+  esker import SmolLM2-135M-Instruct.Q4_1.gguf my-model")]
     Import(Import),
     /// Write a folder that transformers loads, from a run, a checkpoint or a model
     #[command(after_help = "\
@@ -211,6 +225,26 @@ pub struct Score {
     pub json: bool,
 }
 
+/// `esker serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Which model.
+    #[command(flatten)]
+    pub model: Model,
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
+    pub addr: std::net::SocketAddr,
+    /// Texts that grow at once, as far as 4 GiB hold their caches
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub max_batch: u16,
+    /// Most tokens of a prompt and what follows it; 0 takes the model's context, or 4096 where that is longer
+    #[arg(long, default_value_t = 0)]
+    pub max_length: usize,
+    /// What requests call the model; the folder's name when left out
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
 /// `esker eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
@@ -260,8 +294,8 @@ pub struct Tokenize {
 /// `esker import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// A Hugging Face folder: config.json, model.safetensors or shards, tokenizer.json
-    #[arg(value_name = "HF_DIR")]
+    /// A Hugging Face folder (config.json, model.safetensors or shards, tokenizer.json) or a .gguf file
+    #[arg(value_name = "HF_DIR_OR_GGUF")]
     pub from: PathBuf,
     /// Folder to make
     #[arg(value_name = "OUT")]

@@ -9,7 +9,12 @@ static STREAM: LazyLock<Stream> = LazyLock::new(|| Stream::cpu(1).expect("a thre
 
 /// Memory for the network that `corpus/safetensors/valid` holds.
 pub fn weights(dtype: DType) -> Weights {
-    let layout = |arena: &mut Arena| Weights::layout(arena.class(Class::Weights), &config(), dtype);
+    weights_of(&config(), dtype)
+}
+
+/// Memory for another network.
+pub fn weights_of(config: &Config, dtype: DType) -> Weights {
+    let layout = |arena: &mut Arena| Weights::layout(arena.class(Class::Weights), config, dtype);
     Arena::build(&STREAM, layout).expect("a page").0
 }
 

@@ -1,4 +1,5 @@
-//! `esker import` and `esker export`: a model from one folder into another, read again and compared.
+//! `esker import` and `esker export`: a model from one folder into another, read again and compared. A GGUF file is
+//! imported as well as a folder.
 
 use super::{
     Failure,
@@ -6,8 +7,12 @@ use super::{
     print, print_json, quoted,
 };
 use crate::{cli, folder, plan::size};
-use esker_kernels::tensor::{Arena, DType};
-use esker_model::{Config, Decoder, Weights, hf};
+use esker_data::tokenizer::Tokenizer;
+use esker_kernels::{
+    device::Stream,
+    tensor::{Arena, Class, DType},
+};
+use esker_model::{Config, Decoder, Weights, gguf::Gguf, hf};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -34,23 +39,40 @@ struct Answer {
 }
 
 pub fn import(args: cli::Import) -> Result<(), Failure> {
-    convert(&args.from, &args.to, DType::F32, args.threads, args.json)
+    refuse_model_at(&args.to)?;
+    if args.from.is_file() {
+        let (model, gguf) = open_gguf(&args.from, args.threads)?;
+        return write(model, &args.to, DType::F32, args.json, |_, to| gguf_tokenizer(&gguf, &args.from, to));
+    }
+    let model = open(&args.from, DType::F32, args.threads)?;
+    write(model, &args.to, DType::F32, args.json, tokenizer_files)
 }
 
 pub fn export(args: cli::Export) -> Result<(), Failure> {
-    convert(&args.from, &args.to, args.dtype.into(), args.threads, args.json)
+    refuse_model_at(&args.to)?;
+    let model = open(&args.from, DType::F32, args.threads)?;
+    write(model, &args.to, args.dtype.into(), args.json, tokenizer_files)
 }
 
-fn convert(from: &Path, to: &Path, dtype: DType, threads: usize, json: bool) -> Result<(), Failure> {
-    let model = open(from, DType::F32, threads)?;
+fn refuse_model_at(to: &Path) -> Result<(), Failure> {
     if to.join("model.safetensors").exists() || to.join("config.json").exists() {
-        return Err(
-            Failure::input(format!("{}: has a model already", to.display())).help("give a new folder, or remove it")
-        );
+        let message = format!("{}: has a model already", to.display());
+        return Err(Failure::input(message).help("give a new folder, or remove it"));
     }
+    Ok(())
+}
+
+/// Writes the model and, by `tokenizer`, what belongs to its text; reads it again and compares.
+fn write(
+    model: Opened,
+    to: &Path,
+    dtype: DType,
+    json: bool,
+    tokenizer: impl FnOnce(&Opened, &Path) -> Result<Vec<String>, Failure>,
+) -> Result<(), Failure> {
     let saved = hf::save(to, &model.card, &model.weights, dtype)?;
     let mut files: Vec<String> = saved.iter().map(|s| s.name.clone()).collect();
-    files.extend(tokenizer_files(&model, to)?);
+    files.extend(tokenizer(&model, to)?);
     let written = load(&model.stream, to, model.config(), DType::F32)?;
     let max_difference = logits_differ(&model, &written)?;
     let allowed = if dtype == DType::Bf16 { BF16_MAX } else { F32_MAX };
@@ -83,6 +105,32 @@ fn convert(from: &Path, to: &Path, dtype: DType, threads: usize, json: bool) -> 
         )));
     }
     Ok(())
+}
+
+/// The model of a GGUF file in f32, and the file.
+fn open_gguf(from: &Path, threads: usize) -> Result<(Opened, Gguf), Failure> {
+    let mut gguf = Gguf::open(from).map_err(|e| {
+        Failure::from(e).help("give a Hugging Face folder, or a GGUF file of the architectures llama or qwen3")
+    })?;
+    let stream = Stream::cpu(threads)?;
+    let card = gguf.card().clone();
+    let layout = |arena: &mut Arena| Weights::layout(arena.class(Class::Weights), &card.config, DType::F32);
+    let mut weights = Arena::build(&stream, layout)?.0;
+    gguf.load(&mut weights)?;
+    Ok((Opened { stream, dir: from.into(), card, weights }, gguf))
+}
+
+/// Writes the tokenizer that a GGUF file's tables describe.
+fn gguf_tokenizer(gguf: &Gguf, from: &Path, to: &Path) -> Result<Vec<String>, Failure> {
+    let Some(text) = gguf.tokenizer_json()? else {
+        eprintln!("warning: {} has no tokenizer; the folder holds a model for token ids alone", from.display());
+        return Ok(Vec::new());
+    };
+    Tokenizer::from_json(text.as_bytes(), &from.display().to_string())?;
+    let (json, config) = ("tokenizer.json", "tokenizer_config.json");
+    folder::write(&to.join(json), text.as_bytes())?;
+    folder::write(&to.join(config), gguf.tokenizer_config_json()?.as_bytes())?;
+    Ok(vec![json.into(), config.into()])
 }
 
 /// Copies tokenizer.json, and writes the tokenizer_config.json with which transformers loads it.

@@ -11,6 +11,7 @@ mod model;
 mod parity;
 mod plan;
 mod score;
+mod serve;
 mod tokenize;
 mod train;
 
@@ -26,6 +27,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Plan(args) => plan::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Score(args) => score::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Data(command) => data::run(command),
