@@ -42,14 +42,18 @@ fn all_tokens(shard: &Shard) -> Vec<u32> {
 #[test]
 fn shards_are_read_and_written_as_ever() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, vocab_size, eos, big) in [("u16.shard", 300, Some(299), 298), ("u32.shard", 70_000, None, 69_999)] {
+    for (name, vocab_size, eos, big) in [("u16", 300, Some(299), 298), ("u32", 70_000, None, 69_999)] {
         let documents = [(vec![1, 2, big, 299], 7), (vec![299], 0), (vec![0, 5, 299], 11)];
         let spec = ShardSpec { vocab_size, eos, tokenizer_hash: [7; 32] };
         let path = dir.path().join(name);
         let header = write(&path, spec, &documents).unwrap();
-        same_for_ever(name, &std::fs::read(&path).unwrap());
+        same_for_ever(&format!("{name}-v2.shard"), &std::fs::read(&path).unwrap());
 
-        let shard = Shard::open(&golden(name), Check::Everything).unwrap();
+        // Version 1 differs in its header alone while the body is one leaf.
+        let old = Shard::open(&golden(&format!("{name}.shard")), Check::Lazy).unwrap();
+        assert_eq!(*old.header(), Header { version: 1, ..header.clone() });
+        assert_eq!(all_tokens(&old), all_tokens(&Shard::open(&path, Check::Lazy).unwrap()));
+        let shard = Shard::open(&golden(&format!("{name}-v2.shard")), Check::Everything).unwrap();
         assert_eq!(*shard.header(), header);
         assert_eq!((header.tokens, header.documents, header.text_bytes), (8, 3, 18));
         assert_eq!((header.vocab_size, header.eos), (vocab_size, eos));
@@ -66,8 +70,11 @@ fn manifest_is_read_and_written_as_ever() {
     let documents = [(Split::Train, "a ridge"), (Split::Val, "of gravel"), (Split::Train, "")];
     let documents = documents.map(|(split, text)| Ok((split, text.to_string())));
     let made = pack(documents.into_iter(), &Tokenizer::bytes(), dir.path(), &PackOptions::default()).unwrap();
-    same_for_ever("manifest.json", &std::fs::read(dir.path().join("manifest.json")).unwrap());
-    assert_eq!(Manifest::load(&golden("manifest.json")).unwrap(), made);
+    same_for_ever("manifest-v2.json", &std::fs::read(dir.path().join("manifest.json")).unwrap());
+    assert_eq!(Manifest::load(&golden("manifest-v2.json")).unwrap(), made);
+    // That of shards of version 1: other digests of headers, and nothing else.
+    let old = Manifest::load(&golden("manifest.json")).unwrap();
+    assert_eq!((old.train.tokens, old.val.tokens), (made.train.tokens, made.val.tokens));
     assert_eq!((made.train.documents, made.train.tokens, made.train.text_bytes), (2, 9, 7));
     assert_eq!((made.val.documents, made.val.tokens, made.val.text_bytes), (1, 10, 9));
 }
@@ -98,6 +105,58 @@ proptest! {
             prop_assert_eq!(shard.document_of(t.start), d as u64);
             prop_assert_eq!(shard.document_of(t.end - 1), d as u64);
         }
+    }
+}
+
+/// A shard of several leaves, damaged in each of its regions: the region is named, and what is not damaged stays
+/// readable under [`Check::Lazy`].
+#[test]
+fn damage_is_named_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.shard");
+    let documents: Vec<(Vec<u32>, u64)> =
+        (0..700u32).map(|d| ((0..1500).map(|i| (d + i * i) % 60_000).collect(), 6000)).collect();
+    let spec = ShardSpec { vocab_size: 60_000, eos: None, tokenizer_hash: [1; 32] };
+    let header = write(&path, spec, &documents).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let body = (2 * header.tokens + 16 * header.documents) as usize;
+    assert_eq!((good.len(), body.div_ceil(1 << 20)), (4096 + body + 3 * 32, 3));
+    // The body's digest is the plain one of its bytes, whatever the table.
+    assert_eq!(header.body_digest, *blake3::hash(&good[4096..4096 + body]).as_bytes());
+    let open = |bytes: &[u8], check| {
+        std::fs::write(&path, bytes).unwrap();
+        Shard::open(&path, check)
+    };
+    let flipped = |at: &[usize]| {
+        let mut bytes = good.clone();
+        at.iter().for_each(|&at| bytes[at] ^= 4);
+        bytes
+    };
+    let said = |bytes: &[u8], check| open(bytes, check).unwrap_err().to_string();
+    let (second, end) = (4096 + (1 << 20), 4096 + body);
+
+    let text = said(&flipped(&[second + 3]), Check::Everything);
+    assert!(text.contains("x.shard: bytes 1052672 to 2101248 do not match"), "{text}");
+    let text = said(&flipped(&[4096, end - 40]), Check::Everything);
+    assert!(text.contains(&format!("bytes 4096 to 1052672, bytes 2101248 to {end} do not")), "{text}");
+    let text = said(&flipped(&[4096, second]), Check::Everything);
+    assert!(text.contains("bytes 4096 to 2101248 do not"), "{text}");
+    // The table and the header are looked at whatever is asked for, and the index under Lazy.
+    for check in [Check::Header, Check::Lazy, Check::Everything] {
+        assert!(said(&flipped(&[end + 40]), check).contains("the table of digests"));
+        assert!(said(&flipped(&[100]), check).contains("header"));
+        assert!(said(&good[..good.len() - 32], check).contains("bytes"));
+    }
+    let text = said(&flipped(&[end - 20]), Check::Lazy);
+    assert!(text.contains(&format!("bytes 2101248 to {end} do not")), "{text}");
+
+    let shard = open(&flipped(&[second + 3]), Check::Lazy).unwrap();
+    let whole: Vec<u32> = documents.iter().flat_map(|(d, _)| d.clone()).collect();
+    let mut out = vec![0; 1000];
+    for (start, good) in [(0, true), ((1 << 19) - 999, false), ((1 << 19) + 9000, false), (1 << 20, true), (5, true)] {
+        let got = shard.tokens(start, &mut out);
+        assert_eq!(got.is_ok(), good, "tokens from {start}");
+        assert!(!good || out == whole[start as usize..start as usize + 1000]);
     }
 }
 
