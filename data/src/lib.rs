@@ -2,12 +2,13 @@
 //!
 //! Text comes in through [`text`], one document at a time. A [`tokenizer`] turns it into ids,
 //! and [`pack`] writes these as [`shard`]s, in a folder with a manifest. [`tokens`] opens the
-//! shards of a split, or takes documents from memory; a [`loader`] cuts the tokens into windows
-//! and puts them into the [`order`] of an epoch, which is a function and no file. [`corpus`] is
-//! the text that comes with the binary.
+//! shards of a split, or takes documents from memory; a [`loader`] cuts the tokens into windows,
+//! draws from several sources as a [`mix`] says, and puts windows into the [`order`] of an epoch,
+//! which is a function and no file. [`prefetch`] makes rows ahead of whoever needs them.
+//! [`corpus`] is the text that comes with the binary.
 //!
 //! ```text
-//! text, corpus -> tokenizer -> pack -> shard files -> tokens -> loader (order) -> rows of ids
+//! text, corpus -> tokenizer -> pack -> shard files -> tokens -> loader (mix, order) -> prefetch -> rows of ids
 //! ```
 //!
 //! A row is a function of one number, its position since the start of the run: that is all the
@@ -33,16 +34,20 @@
 
 pub mod corpus;
 pub mod loader;
+pub mod mix;
 pub mod order;
 pub mod pack;
+pub mod prefetch;
 pub mod shard;
 pub mod text;
 pub mod tokenizer;
 pub mod tokens;
 
-pub use loader::{Batch, IGNORED, Loader, LoaderConfig, LoaderError, Scan, Scored};
+pub use loader::{Batch, IGNORED, Loader, LoaderConfig, LoaderError, Place, Scan, Scored};
+pub use mix::{Mix, MixError};
 pub use order::Order;
 pub use pack::{Manifest, PackError, PackOptions, Split};
+pub use prefetch::{Prefetch, Request};
 pub use shard::{Check, Shard, ShardError, ShardSpec, ShardWriter};
 pub use text::{Document, TextError, TextOptions};
 pub use tokenizer::{TextStream, Tokenizer, TokenizerError};

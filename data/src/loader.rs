@@ -5,12 +5,15 @@
 //! the end of a part, fewer than T targets, is dropped and counted.
 //!
 //! ```text
-//! position = epoch * windows + index            one counter since the start of the run
-//! window   = Order(seed, epoch, windows)(index) nothing stored
+//! position                                      one counter since the start of the run
+//! source, row = Mix(position)                   which source, and its how-manieth row ([`Mix`])
+//! row      = epoch * windows + index            windows: those of the source
+//! window   = Order(seed, source, epoch, windows)(index)        nothing stored
 //! ```
 //!
 //! What a row holds is a function of its position alone. A resume is a number, and neither
-//! ranks, nor rows a call, nor threads can change what is trained on.
+//! ranks, nor rows a call, nor threads can change what is trained on. Nothing is padded: every
+//! row is full.
 //!
 //! **Documents.** `doc_first[i]` is the place in the row, 0..T, where the document of input i
 //! begins: attention may look back that far. An end mark closes a document as a target and opens
@@ -26,6 +29,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::mix::Mix;
 use crate::order::{MAX_N, Order};
 use crate::shard::ShardError;
 use crate::tokens::{Part, TokenSet};
@@ -49,15 +53,22 @@ pub enum LoaderError {
     #[error("seq_len is {got}, expected 1 to {max}")]
     SeqLen { got: usize, max: usize },
     #[error(
-        "{tokens} tokens hold no window of seq_len {seq_len} + 1; give more text or a shorter \
-         seq_len"
+        "{}: {tokens} tokens hold no window of seq_len {seq_len} + 1; give more text or a shorter \
+         seq_len", of.display()
     )]
-    TooFewTokens { tokens: u64, seq_len: usize },
+    TooFewTokens {
+        /// The first part of the set.
+        of: PathBuf,
+        tokens: u64,
+        seq_len: usize,
+    },
     #[error("{windows} windows are more than 2^48; give a longer seq_len")]
     TooManyWindows { windows: u64 },
     #[error("{}: token {at} is {id}, outside the vocabulary of {vocab_size}; the file is damaged: \
              tokenize the text again", part.display())]
     Token { part: PathBuf, at: u64, id: u32, vocab_size: u32 },
+    #[error("cannot start the thread that reads ahead: {source}")]
+    Thread { source: std::io::Error },
 }
 
 /// How rows are cut and ordered.
@@ -88,25 +99,66 @@ struct Row<'a> {
     doc_first: Option<&'a mut [u32]>,
 }
 
-/// Shuffled windows of a set, for ever. Thread-safe: `fill` takes `&self` and keeps nothing.
+/// Shuffled windows of one set, or of a mixture of sets, for ever. Thread-safe: `fill` takes
+/// `&self` and keeps nothing.
 #[derive(Debug, Clone)]
 pub struct Loader {
-    set: Arc<TokenSet>,
+    sources: Vec<Source>,
+    mix: Arc<Mix>,
     config: LoaderConfig,
+}
+
+/// A set and its windows.
+#[derive(Debug, Clone)]
+struct Source {
+    set: Arc<TokenSet>,
     cuts: Cuts,
 }
 
+/// What a row is: [`Loader::place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which set of the mixture; 0 where there is one.
+    pub source: usize,
+    /// Pass over this source.
+    pub epoch: u64,
+    /// Part of the set, as a shard.
+    pub part: usize,
+    /// Window of the part.
+    pub window: u64,
+    /// Token of the part that is the row's first input. Its inputs are this one and the
+    /// `seq_len - 1` after it, its targets one further on.
+    pub start: u64,
+}
+
 impl Loader {
+    /// Rows of one set.
     pub fn new(set: impl Into<Arc<TokenSet>>, config: LoaderConfig) -> Result<Loader, LoaderError> {
-        let set = set.into();
-        // One token is only ever an input, so a part of n tokens has n - 1 targets.
+        Loader::mixed(vec![set.into()], Mix::single(), config)
+    }
+
+    /// Rows of several sets, `mix` saying how many of each. All come from one tokenizer.
+    ///
+    /// # Panics
+    /// If `mix` is of another number of sources.
+    pub fn mixed(sets: Vec<Arc<TokenSet>>, mix: Mix, config: LoaderConfig) -> Result<Loader, LoaderError> {
+        assert_eq!(sets.len(), mix.weights().len(), "loader: sets and weights");
         let t = config.seq_len as u64;
-        let cuts = Cuts::new(&set, config.seq_len, |tokens| tokens.saturating_sub(1) / t)?;
-        if cuts.windows() == 0 {
-            let (tokens, seq_len) = (set.tokens(), config.seq_len);
-            return Err(LoaderError::TooFewTokens { tokens, seq_len });
+        let mut sources: Vec<Source> = Vec::with_capacity(sets.len());
+        for set in sets {
+            // One token is only ever an input, so a part of n tokens has n - 1 targets.
+            let cuts = Cuts::new(&set, config.seq_len, |tokens| tokens.saturating_sub(1) / t)?;
+            if cuts.windows() == 0 {
+                let (tokens, seq_len) = (set.tokens(), config.seq_len);
+                let of = set.parts().first().map_or_else(PathBuf::new, Part::name);
+                return Err(LoaderError::TooFewTokens { of, tokens, seq_len });
+            }
+            if let Some(first) = sources.first() {
+                set.agrees_with(&first.set)?;
+            }
+            sources.push(Source { set, cuts });
         }
-        Ok(Loader { set, config, cuts })
+        Ok(Loader { sources, mix: Arc::new(mix), config })
     }
 
     /// Writes rows `position .. position + rows`. A function of its arguments; takes no memory.
@@ -114,54 +166,97 @@ impl Loader {
     /// # Panics
     /// If a slice of `batch` is not rows x seq_len long.
     pub fn fill(&self, position: u64, rows: usize, batch: Batch<'_>) -> Result<(), LoaderError> {
-        let mut order: Option<(u64, Order)> = None;
+        let mut orders = Orders::default();
         for_rows(batch, rows, self.config.seq_len, |r, row| {
-            let (epoch, index) = self.epoch_of(position + r as u64);
-            let order = match order {
-                Some((e, order)) if e == epoch => order,
-                _ => order.insert((epoch, Order::new(self.config.seed, epoch, self.windows()))).1,
-            };
-            let (part, window) = self.cuts.locate(order.at(index));
-            self.fill_window(part, window, row)
+            self.fill_window(self.place_with(position + r as u64, &mut orders), row)
         })
     }
 
-    /// Windows of an epoch.
-    pub fn windows(&self) -> u64 {
-        self.cuts.windows()
+    /// Which tokens the row at `position` holds.
+    pub fn place(&self, position: u64) -> Place {
+        self.place_with(position, &mut Orders::default())
     }
 
-    /// Epoch of a position, and the place in it.
-    pub fn epoch_of(&self, position: u64) -> (u64, u64) {
-        (position / self.windows(), position % self.windows())
+    /// Targets that count in rows `position .. position + rows`: all, or all that do not follow
+    /// an end mark. Takes no memory.
+    pub fn targets(&self, position: u64, rows: usize) -> Result<u64, LoaderError> {
+        let t = self.config.seq_len as u64;
+        let mut count = rows as u64 * t;
+        let Some(eos) = self.sources[0].set.eos().filter(|_| self.config.ignore_boundary) else { return Ok(count) };
+        let (mut orders, mut piece) = (Orders::default(), [0; 1024]);
+        for position in position..position + rows as u64 {
+            let Place { source, part, start, .. } = self.place_with(position, &mut orders);
+            let mut at = start;
+            while at < start + t {
+                let piece = &mut piece[..(start + t - at).min(1024) as usize];
+                self.sources[source].set.copy(part, at, piece)?;
+                count -= piece.iter().filter(|&&id| id == eos).count() as u64;
+                at += piece.len() as u64;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Asks the system to bring these rows into memory, without waiting for it.
+    pub fn advise(&self, position: u64, rows: usize) {
+        let mut orders = Orders::default();
+        for position in position..position + rows as u64 {
+            let Place { source, part, start, .. } = self.place_with(position, &mut orders);
+            self.sources[source].set.advise(part, start..start + self.config.seq_len as u64 + 1);
+        }
+    }
+
+    /// Windows of all sources.
+    pub fn windows(&self) -> u64 {
+        self.sources.iter().map(|s| s.cuts.windows()).sum()
+    }
+
+    /// Windows of an epoch of source `source`.
+    pub fn windows_of(&self, source: usize) -> u64 {
+        self.sources[source].cuts.windows()
+    }
+
+    /// How the sources are mixed.
+    pub fn mix(&self) -> &Mix {
+        &self.mix
     }
 
     /// Tokens that are never a target, the first of each part aside: ends shorter than a window.
     pub fn dropped_tokens(&self) -> u64 {
         let t = self.config.seq_len as u64;
         let left = |(part, windows): (&Part, u64)| part.tokens().saturating_sub(1 + windows * t);
-        self.set.parts().iter().zip(self.cuts.per_part()).map(left).sum()
+        self.sources.iter().flat_map(|s| s.set.parts().iter().zip(s.cuts.per_part())).map(left).sum()
     }
 
-    pub fn set(&self) -> &TokenSet {
-        &self.set
+    /// The sets, in the order of the mixture.
+    pub fn sets(&self) -> impl Iterator<Item = &TokenSet> {
+        self.sources.iter().map(|s| &*s.set)
     }
 
     pub fn config(&self) -> LoaderConfig {
         self.config
     }
 
-    fn fill_window(&self, part: usize, window: u64, row: Row<'_>) -> Result<(), LoaderError> {
-        let t = self.config.seq_len;
-        let start = window * t as u64;
-        self.set.copy(part, start, row.inputs)?;
+    fn place_with(&self, position: u64, orders: &mut Orders) -> Place {
+        let (source, row) = self.mix.at(position);
+        let cuts = &self.sources[source].cuts;
+        let (epoch, index) = (row / cuts.windows(), row % cuts.windows());
+        let order = orders.get(self.config.seed, source, epoch, cuts.windows());
+        let (part, window) = cuts.locate(order.at(index));
+        Place { source, epoch, part, window, start: window * self.config.seq_len as u64 }
+    }
+
+    fn fill_window(&self, at: Place, row: Row<'_>) -> Result<(), LoaderError> {
+        let (t, Place { part, start, .. }) = (self.config.seq_len, at);
+        let set = &self.sources[at.source].set;
+        set.copy(part, start, row.inputs)?;
         row.targets[..t - 1].copy_from_slice(&row.inputs[1..]);
-        self.set.copy(part, start + t as u64, &mut row.targets[t - 1..])?;
+        set.copy(part, start + t as u64, &mut row.targets[t - 1..])?;
         if let Some(doc_first) = row.doc_first {
-            documents(&self.set, part, start as i64, row.inputs, doc_first);
+            documents(set, part, start as i64, row.inputs, doc_first);
         }
         if self.config.ignore_boundary
-            && let Some(eos) = self.set.eos()
+            && let Some(eos) = set.eos()
         {
             for (target, _) in row.targets.iter_mut().zip(&*row.inputs).filter(|(_, i)| **i == eos) {
                 *target = IGNORED;
@@ -194,7 +289,8 @@ impl Scan {
         let set = set.into();
         let cuts = Cuts::new(&set, seq_len, |tokens| tokens.div_ceil(seq_len as u64))?;
         if cuts.windows() == 0 {
-            return Err(LoaderError::TooFewTokens { tokens: 0, seq_len });
+            let of = set.parts().first().map_or_else(PathBuf::new, Part::name);
+            return Err(LoaderError::TooFewTokens { of, tokens: 0, seq_len });
         }
         Ok(Scan { set, seq_len, cuts })
     }
@@ -316,6 +412,21 @@ fn documents(set: &TokenSet, part: usize, start: i64, inputs: &[u32], doc_first:
         d += 1;
     }
     doc_first[first..].fill(first as u32);
+}
+
+/// The order last asked for: rows that follow one another mostly share it.
+#[derive(Default)]
+struct Orders {
+    last: Option<((usize, u64), Order)>,
+}
+
+impl Orders {
+    fn get(&mut self, seed: u64, source: usize, epoch: u64, windows: u64) -> Order {
+        match self.last {
+            Some((of, order)) if of == (source, epoch) => order,
+            _ => self.last.insert(((source, epoch), Order::of_source(seed, source, epoch, windows))).1,
+        }
+    }
 }
 
 /// How many windows each part has, as running sums.

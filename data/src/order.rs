@@ -13,11 +13,13 @@
 //! 2^(2h) < 4n, a walk takes fewer than four passes on average, and at most 2^(2h).
 //!
 //! The keys are the first 96 bytes that blake3 (key derivation mode, context
-//! `"esker data order v1"`) gives for seed, epoch and n as three little-endian u64; `mix` is the
-//! finaliser of SplitMix64. Integers alone: the same order on every machine, for ever.
+//! `"esker data order v1"`) gives for seed, epoch and n as three little-endian u64, and for the
+//! number of the source as a fourth where that is not 0; `mix` is the finaliser of SplitMix64. Integers alone: the same order on every machine, for ever.
 //!
 //! Sources: Luby & Rackoff 1988 (Feistel permutations); Black & Rogaway 2002 (cycle walking);
 //! Steele, Lea & Flood 2014 (SplitMix64).
+
+use std::ops::Range;
 
 /// The largest n: 2^48 windows.
 pub const MAX_N: u64 = 1 << 48;
@@ -38,10 +40,22 @@ impl Order {
     /// # Panics
     /// If `n` is 0 or above [`MAX_N`]: callers count windows before they order them.
     pub fn new(seed: u64, epoch: u64, n: u64) -> Order {
+        Order::of_source(seed, 0, epoch, n)
+    }
+
+    /// The order of epoch `epoch` of one source of a mixture: orders of different sources have
+    /// nothing to do with each other, and that of source 0 is [`Order::new`].
+    ///
+    /// # Panics
+    /// As [`Order::new`].
+    pub fn of_source(seed: u64, source: usize, epoch: u64, n: u64) -> Order {
         assert!((1..=MAX_N).contains(&n), "order: n = {n} lies outside 1..=2^48");
         let mut hasher = blake3::Hasher::new_derive_key("esker data order v1");
         for word in [seed, epoch, n] {
             hasher.update(&word.to_le_bytes());
+        }
+        if source > 0 {
+            hasher.update(&(source as u64).to_le_bytes());
         }
         let mut bytes = [0u8; ROUNDS * 8];
         hasher.finalize_xof().fill(&mut bytes);
@@ -76,6 +90,25 @@ impl Order {
         }
         (l << self.half_bits) | r
     }
+}
+
+/// The positions that one peer trains on in one round, of a run whose rounds have `slots` places
+/// for peers and whose peers take `windows` rows a round each:
+///
+/// ```text
+/// (round * slots + slot) * windows .. + windows
+/// ```
+///
+/// The intervals of different (round, slot) are disjoint and together leave nothing out, so no
+/// two peers ever train on the same row of an epoch; a slot that nobody takes leaves its rows
+/// unread. `slots` and `windows` belong to the run, and are not the number of those who came.
+/// None where `slot` is not below `slots`, or a position would not fit u64.
+pub fn interval(round: u64, slot: u64, slots: u64, windows: u64) -> Option<Range<u64>> {
+    if slot >= slots {
+        return None;
+    }
+    let start = round.checked_mul(slots)?.checked_add(slot)?.checked_mul(windows)?;
+    Some(start..start.checked_add(windows)?)
 }
 
 /// The finaliser of SplitMix64.
@@ -124,6 +157,37 @@ mod tests {
             got.sort_unstable();
             got.dedup();
             prop_assert_eq!(got.len(), 2000);
+        }
+    }
+
+    /// Rounds after rounds, the intervals of all slots follow one another without gap or overlap.
+    #[test]
+    fn intervals_of_peers_are_disjoint_and_whole() {
+        for (slots, windows) in [(1, 1), (3, 5), (64, 480), (7, 1)] {
+            let mut end = 0;
+            for round in 0..20 {
+                for slot in 0..slots {
+                    let got = interval(round, slot, slots, windows).unwrap();
+                    assert_eq!(got, end..end + windows);
+                    end = got.end;
+                }
+            }
+            assert_eq!(interval(0, slots, slots, windows), None);
+        }
+        assert_eq!(interval(0, 0, 0, 9), None);
+        assert_eq!(interval(u64::MAX, 1, 2, 1), None);
+        assert_eq!(interval(1 << 60, 0, 1, 16), None);
+        assert_eq!(interval((1 << 60) - 1, 0, 1, 16), None);
+        assert_eq!(interval((1 << 60) - 2, 0, 1, 16), Some(u64::MAX - 31..u64::MAX - 15));
+    }
+
+    #[test]
+    fn sources_have_orders_of_their_own() {
+        let of = |source| (0..500).map(|i| Order::of_source(1, source, 0, 500).at(i)).collect::<Vec<_>>();
+        assert_eq!(of(0), all(1, 0, 500));
+        for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+            let same = of(a).iter().zip(of(b)).filter(|(x, y)| **x == *y).count();
+            assert!(same <= 8, "sources {a} and {b} agree in {same} places");
         }
     }
 
@@ -177,6 +241,20 @@ mod tests {
                 vec![411_261, 826_993, 724_635, 366_771, 258_848, 778_086],
                 [18_518_986_540_240, 257_044_492_362_116]
             )
+        );
+    }
+
+    /// Kept for ever: the first 10,000 windows of a run of a million.
+    #[test]
+    fn golden_first_windows() {
+        let order = Order::new(2026, 0, 1_000_000);
+        let mut digest = blake3::Hasher::new();
+        for i in 0..10_000 {
+            digest.update(&order.at(i).to_le_bytes());
+        }
+        assert_eq!(
+            digest.finalize().to_hex().as_str(),
+            "46109186e77cc080a9f6523c2d5848befee81bcc4fa637034978cb775d503454"
         );
     }
 }

@@ -41,28 +41,35 @@ impl TokenSet {
 
     /// Takes open shards, which must agree on tokenizer, vocabulary and end mark.
     pub fn from_shards(shards: Vec<Shard>) -> Result<TokenSet, LoaderError> {
-        let first = shards.first().ok_or(LoaderError::NoShards)?;
-        let want = first.header().clone();
-        for shard in &shards[1..] {
-            let got = shard.header();
-            let field = if got.tokenizer_hash != want.tokenizer_hash {
-                "tokenizer hash"
-            } else if got.vocab_size != want.vocab_size {
-                "vocabulary"
-            } else if got.eos != want.eos {
-                "end mark"
-            } else {
-                continue;
-            };
-            let (path, first) = (shard.path().to_path_buf(), first.path().to_path_buf());
-            return Err(LoaderError::Mixed { path, field, first });
+        let alone = |shard: Shard| {
+            let h = shard.header();
+            let (vocab_size, eos, tokenizer_hash) = (h.vocab_size, h.eos, Some(h.tokenizer_hash));
+            TokenSet { parts: vec![Part::Shard(shard)], vocab_size, eos, tokenizer_hash }
+        };
+        let mut sets = shards.into_iter().map(alone);
+        let mut all = sets.next().ok_or(LoaderError::NoShards)?;
+        for set in sets {
+            set.agrees_with(&all)?;
+            all.parts.extend(set.parts);
         }
-        Ok(TokenSet {
-            parts: shards.into_iter().map(Part::Shard).collect(),
-            vocab_size: want.vocab_size,
-            eos: want.eos,
-            tokenizer_hash: Some(want.tokenizer_hash),
-        })
+        Ok(all)
+    }
+
+    /// Whether ids of this set and of `first` mean the same; documents in memory, which know no
+    /// tokenizer, are taken at their word.
+    pub(crate) fn agrees_with(&self, first: &TokenSet) -> Result<(), LoaderError> {
+        let hashes = self.tokenizer_hash.zip(first.tokenizer_hash);
+        let field = if hashes.is_some_and(|(ours, theirs)| ours != theirs) {
+            "tokenizer hash"
+        } else if self.vocab_size != first.vocab_size {
+            "vocabulary"
+        } else if self.eos != first.eos {
+            "end mark"
+        } else {
+            return Ok(());
+        };
+        let path = |set: &TokenSet| set.parts.first().map_or_else(PathBuf::new, Part::name);
+        Err(LoaderError::Mixed { path: path(self), field, first: path(first) })
     }
 
     /// One part in memory, from `(tokens, bytes of text)` of each document. The end mark, if
@@ -120,8 +127,41 @@ impl TokenSet {
         &self.parts
     }
 
-    /// Copies tokens of part `part` and checks every id.
-    pub(crate) fn copy(&self, part: usize, start: u64, out: &mut [u32]) -> Result<(), LoaderError> {
+    /// Names of the parts: files, or `memory`.
+    pub fn names(&self) -> impl Iterator<Item = PathBuf> {
+        self.parts.iter().map(Part::name)
+    }
+
+    /// Tokens of each part.
+    pub fn part_tokens(&self) -> impl Iterator<Item = u64> {
+        self.parts.iter().map(Part::tokens)
+    }
+
+    /// Documents of part `part`.
+    pub fn documents_of(&self, part: usize) -> u64 {
+        self.parts[part].documents()
+    }
+
+    /// Tokens of document `document` of part `part`, its end mark among them.
+    pub fn document(&self, part: usize, document: u64) -> Range<u64> {
+        self.parts[part].document(document).0
+    }
+
+    /// The document that token `at` of part `part` belongs to.
+    pub fn document_of(&self, part: usize, at: u64) -> u64 {
+        self.parts[part].document_of(at)
+    }
+
+    /// Asks the system to bring tokens of a part into memory.
+    pub(crate) fn advise(&self, part: usize, tokens: Range<u64>) {
+        if let Part::Shard(shard) = &self.parts[part] {
+            shard.advise(tokens);
+        }
+    }
+
+    /// Copies the tokens of part `part` from `start` on and checks every id. They must lie in the
+    /// part.
+    pub fn copy(&self, part: usize, start: u64, out: &mut [u32]) -> Result<(), LoaderError> {
         let from = &self.parts[part];
         match from {
             Part::Shard(shard) => shard.tokens(start, out)?,
@@ -186,7 +226,7 @@ impl Part {
         }
     }
 
-    fn name(&self) -> PathBuf {
+    pub(crate) fn name(&self) -> PathBuf {
         match self {
             Part::Shard(s) => s.path().to_path_buf(),
             Part::Memory(_) => Path::new("memory").to_path_buf(),

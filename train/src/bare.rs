@@ -35,6 +35,8 @@ pub fn run(model: Config, sizes: &Sizes, optim: Optim) -> Result<Run, ConfigErro
             train: vec![nowhere],
             validation: Vec::new(),
             document_mask: false,
+            boundary_loss: None,
+            mixture: Vec::new(),
         },
         batch: Batch {
             tokens_per_step: sizes.rows * sizes.seq,

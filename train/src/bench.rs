@@ -1,13 +1,16 @@
-//! `esker bench`: the ops, whole training steps, and generation, each row beside what this machine's peaks allow.
+//! `esker bench`: the ops, whole training steps, and generation, each row beside what this machine's peaks allow; and rows
+//! of tokens from shards, beside what a small model takes.
 //!
 //! *step*: forward, backward and AdamW on random tokens, all rows of the batch in memory and summed together, no clip; the
 //! four shapes are those of published figures for other trainers (stories15M and stories110M of llama2.c; GPT-2 124M as a
 //! Llama network with the same matrices a token, so that FLOPs a token agree). *decode*: one sequence, token after token,
 //! at the 110M shape, bound by reading the weights. Times are medians of wall clock; repeat them on a quiet machine.
 
+mod data;
 mod decode;
 mod step;
 
+pub use data::data;
 pub use decode::decode;
 pub use step::steps;
 
@@ -26,6 +29,37 @@ pub enum Row {
     Op(harness::Row),
     /// A training step, or a token of generation.
     Model(ModelRow),
+    /// Rows of tokens from shards.
+    Data(DataRow),
+}
+
+/// Reading tokens.
+#[derive(Clone, Debug, Serialize)]
+pub struct DataRow {
+    /// `data`.
+    pub bench: &'static str,
+    /// What is read, and how.
+    pub case: &'static str,
+    /// Threads that make rows.
+    pub threads: usize,
+    /// Time to open the shards.
+    pub open_ms: f64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// Time that took.
+    pub seconds: f64,
+    /// Tokens over time.
+    pub tokens_per_s: f64,
+    /// That over what the 15M shape takes.
+    pub times_15m: f64,
+}
+
+impl DataRow {
+    fn new(case: &'static str, threads: usize, open_ms: f64, tokens: u64, seconds: f64, taken_per_s: f64) -> DataRow {
+        let tokens_per_s = tokens as f64 / seconds;
+        let times_15m = tokens_per_s / taken_per_s;
+        DataRow { bench: "data", case, threads, open_ms, tokens, seconds, tokens_per_s, times_15m }
+    }
 }
 
 /// A whole model at work.
@@ -73,6 +107,15 @@ impl std::fmt::Display for Row {
                 r.gb_per_s,
                 100.0 * r.roofline,
                 r.case
+            ),
+            Row::Data(r) => writeln!(
+                f,
+                "{:<42} {} threads {:>8.2} M tok/s {:>8.0} x the 15M shape   opened in {:.2} ms",
+                r.case,
+                r.threads,
+                r.tokens_per_s / 1e6,
+                r.times_15m,
+                r.open_ms
             ),
             Row::Model(r) => {
                 write!(
@@ -122,7 +165,7 @@ pub fn ops(
 
 /// What `esker bench NAME` takes.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode"])
+    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode", "data"])
 }
 
 /// What stands above the rows.

@@ -117,10 +117,11 @@ trained.safetensors; tools/make_parity.py makes one from any transformers model.
 Example:
   esker parity train/tests/golden/llama-gqa-untied")]
     Parity(Parity),
-    /// Time the ops, whole training steps, or decoding
+    /// Time the ops, whole training steps, decoding, or reading tokens
     #[command(after_help = "\
 WHAT is an op (matmul, attention, ...), `step` (whole training steps at four known shapes), `decode` (generation at the
-110M shape), or nothing for all ops. A row of --json is one case.
+110M shape), `data` (rows of 2 GiB of token shards, written into the folder for temporary files), or nothing for all
+ops. A row of --json is one case.
 
 Examples:
   esker bench matmul --case 768 --threads 1
@@ -345,7 +346,7 @@ pub struct Parity {
 /// `esker bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// An op, `step` or `decode`; all ops when left out
+    /// An op, `step`, `decode` or `data`; all ops when left out
     pub what: Option<String>,
     /// Only cases whose printed form contains this
     #[arg(long, default_value = "", value_name = "FILTER")]
@@ -356,7 +357,7 @@ pub struct Bench {
     /// Only this arithmetic (both when left out)
     #[arg(long, value_enum)]
     pub dtype: Option<Precision>,
-    /// Seconds a case of `step` and `decode` runs for, about
+    /// Seconds a case of `step`, `decode` and `data` runs for, about
     #[arg(long, default_value_t = 8.0)]
     pub seconds: f64,
     /// Print one JSON object a line

@@ -1,7 +1,8 @@
 //! The configuration of a run: [`File`] is what someone wrote, [`Run`] is what can start.
 //!
 //! A file is TOML with one section a subject. Unknown keys are refused, and nothing that changes a result has a default
-//! that is not written down: only `[sample]` may be left out. `--set a.b=c` replaces one value before anything is
+//! that is not written down: only `[sample]` may be left out, and of `[data]` `mixture` and `boundary_loss`, whose
+//! default stands beside it. `--set a.b=c` replaces one value before anything is
 //! checked. An error names the file, the line, the key, what was expected, and the key that was perhaps meant.
 //!
 //! Whatever passes [`parse`] has been checked once and for all; the proof is the type [`Run`].
@@ -13,6 +14,7 @@ mod read;
 pub use hash::{Difference, differences};
 pub use read::{load, parse};
 
+use esker_data::{loader::LoaderConfig, mix::Mix};
 use esker_kernels::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -56,12 +58,32 @@ pub struct Data {
     pub source: Source,
     /// How text becomes tokens.
     pub tokenizer: TokenizerChoice,
-    /// Shard files of the training set, in this order; empty for the embedded corpus.
+    /// Shard files of the training set, in this order; empty for the embedded corpus, and where `mixture` has them.
     pub train: Vec<PathBuf>,
     /// Shard files of the validation set; may be empty.
     pub validation: Vec<PathBuf>,
-    /// Whether attention and loss stay inside a document.
+    /// Whether attention stays inside a document.
     pub document_mask: bool,
+    /// Whether the first token of a document is a target, predicted from the end mark before it. Left out, it is one
+    /// where attention may look into the document before: the opposite of `document_mask`. An end mark is a target
+    /// either way, and no target is padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary_loss: Option<bool>,
+    /// Several training sets and how much of each, in place of `train`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<MixtureSource>,
+}
+
+/// One training set of a mixture. Its rows have an order of their own, and begin again when all were read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixtureSource {
+    /// What it is called in messages.
+    pub name: String,
+    /// Its part of all rows is this over the sum of the weights, after every row as exact as whole rows can be.
+    pub weight: f64,
+    /// Shard files, in this order.
+    pub train: Vec<PathBuf>,
 }
 
 /// Which text a run reads.
@@ -271,6 +293,29 @@ impl Run {
     /// Sequences held in memory at once: `batch.micro_rows`, or all of a virtual rank's when those are fewer.
     pub fn micro_rows(&self) -> usize {
         self.batch.micro_rows.min(self.rows_per_rank())
+    }
+
+    /// How the sources of the training set take turns; a single one is a mixture of its own.
+    pub fn mix(&self) -> Mix {
+        let weights: Vec<f64> = self.data.mixture.iter().map(|source| source.weight).collect();
+        match weights.is_empty() {
+            true => Mix::single(),
+            false => Mix::of_decimals(&weights).expect("config: weights are checked"),
+        }
+    }
+
+    /// Names and shards of the sources of the training set; one without shards for the embedded corpus.
+    pub fn sources(&self) -> Vec<(&str, &[PathBuf])> {
+        match self.data.mixture.is_empty() {
+            true => vec![("train", self.data.train.as_slice())],
+            false => self.data.mixture.iter().map(|source| (source.name.as_str(), source.train.as_slice())).collect(),
+        }
+    }
+
+    /// How rows are cut and ordered.
+    pub fn rows(&self) -> LoaderConfig {
+        let boundary_loss = self.data.boundary_loss.unwrap_or(!self.data.document_mask);
+        LoaderConfig { seq_len: self.batch.seq_len, seed: self.seed, ignore_boundary: !boundary_loss }
     }
 
     /// Tokens of the whole run.

@@ -32,7 +32,7 @@ pub struct StepRow {
     pub targets: u64,
     /// Whole step.
     pub step_ms: f64,
-    /// Part of it spent on reading tokens.
+    /// Part of it spent waiting for tokens.
     pub data_wait_ms: f64,
     /// Tokens of this step over its time.
     pub tokens_per_s: f64,

@@ -7,6 +7,7 @@ use crate::{
     metrics::{StepRow, Validated},
     plan::{grouped, size},
     run::Event,
+    source::Share,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
@@ -103,12 +104,18 @@ impl Progress {
             Event::Resumed { checkpoint, step } => {
                 self.say(&format!("goes on after step {step} from {}", checkpoint.display()));
             }
-            Event::Data { train_tokens, validation_tokens, validation_scored_bytes, epochs, .. } => self.say(&format!(
-                "data: {} training tokens, read {epochs:.2} times; {} validation tokens, each validation scores {} of text\n",
-                grouped(train_tokens),
-                grouped(validation_tokens),
-                size(validation_scored_bytes)
-            )),
+            Event::Data { train_tokens, validation_tokens, validation_scored_bytes, epochs, sources, .. } => {
+                let each = |s: &Share| {
+                    format!("\n  {}: {:.2}% of the rows, read {:.2} times", s.name, 100.0 * s.share, s.epochs)
+                };
+                let sources: String = sources.iter().filter(|_| sources.len() > 1).map(each).collect();
+                self.say(&format!(
+                    "data: {} training tokens, read {epochs:.2} times; {} validation tokens, each validation scores {} of text{sources}\n",
+                    grouped(train_tokens),
+                    grouped(validation_tokens),
+                    size(validation_scored_bytes)
+                ));
+            }
             Event::Step(row) => self.step(row),
             Event::Spike { step, loss, grad_norm, loss_z, norm_z, skipped } => {
                 self.spikes += 1;
@@ -175,10 +182,7 @@ impl Progress {
         if let Some(share) = row.peak_share {
             text.push_str(&format!("  {:.0}% of peak", 100.0 * share));
         }
-        let wait = 100.0 * row.data_wait_ms / row.step_ms.max(1e-9);
-        if wait >= 0.5 {
-            text.push_str(&format!("  data wait {wait:.0}%"));
-        }
+        text.push_str(&format!("  data wait {:.1}%", 100.0 * row.data_wait_ms / row.step_ms.max(1e-9)));
         let done = row.step - self.first.unwrap_or(0).min(row.step - 1);
         let left = (row.steps - row.step.min(row.steps)) as f64 * self.begin.elapsed().as_secs_f64() / done as f64;
         text.push_str(&format!("  eta {}", clock(left)));
@@ -253,7 +257,7 @@ mod tests {
         let validated = Validated { step: 150, bits_per_byte: 2.5, nll: 4.0, tokens: 9, bytes: 30, ms: 1.0 };
         p.validated(&validated);
         let line = p.line(&row);
-        let want = "loss 4.213  val 2.500 bits/byte  81,920 tok/s  61% of peak  data wait 1%  eta 0:";
+        let want = "loss 4.213  val 2.500 bits/byte  81,920 tok/s  61% of peak  data wait 1.0%  eta 0:";
         assert!(line.starts_with(want), "{line}");
     }
 }

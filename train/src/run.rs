@@ -15,12 +15,14 @@ use crate::metrics::{Metrics, MetricsError, StepRow, Validated};
 use crate::optim;
 use crate::plan::Plan;
 use crate::schedule;
-use crate::source::{self, Opened, SourceError};
+use crate::source::{self, Opened, Share, SourceError};
 use crate::state::State;
 use crate::step::{self, Host, StepError};
 use crate::validate::Validator;
-use esker_data::loader::{Loader, LoaderConfig, LoaderError};
+use esker_data::loader::{Loader, LoaderError};
+use esker_data::prefetch::Prefetch;
 use esker_data::tokenizer::Tokenizer;
+use esker_data::tokens::TokenSet;
 use esker_kernels::DeviceError;
 use esker_kernels::device::Stream;
 use esker_kernels::peak::Peaks;
@@ -83,6 +85,8 @@ pub enum Event<'a> {
         vocab: u32,
         /// Passes over the training tokens in the whole run.
         epochs: f64,
+        /// The same of each source.
+        sources: &'a [Share],
     },
     /// A checkpoint was passed over.
     Refused {
@@ -261,7 +265,7 @@ struct Trainer<'a> {
     folder: Folder,
     tokenizer: Option<Tokenizer>,
     tokens: String,
-    loader: Loader,
+    feed: Prefetch,
     validator: Option<Validator>,
     state: State,
     host: Host,
@@ -282,19 +286,18 @@ impl<'a> Trainer<'a> {
         opened: Opened,
         sink: &mut Sink<'_>,
     ) -> Result<Trainer<'a>, TrainError> {
-        let Opened { train, validation, tokenizer, identity } = opened;
-        let config =
-            LoaderConfig { seq_len: run.batch.seq_len, seed: run.seed, ignore_boundary: run.data.document_mask };
-        let loader = Loader::new(Arc::clone(&train), config)?;
+        let Opened { sources, validation, tokenizer, identity } = opened;
+        let loader = Loader::mixed(sources, run.mix(), run.rows())?;
         let validator = validation.as_ref().map(|set| Validator::new(&run, Arc::clone(set))).transpose()?;
         let rows = run.train.steps as f64 * run.rows_per_step() as f64;
         sink(Event::Data {
-            train_tokens: train.tokens(),
+            train_tokens: loader.sets().map(TokenSet::tokens).sum(),
             train_windows: loader.windows(),
             validation_tokens: validation.map_or(0, |set| set.tokens()),
             validation_scored_bytes: validator.as_ref().map_or(0, Validator::bytes),
-            vocab: train.vocab_size(),
+            vocab: loader.sets().map(TokenSet::vocab_size).max().unwrap_or(0),
             epochs: rows / loader.windows() as f64,
+            sources: &source::shares(&run, &loader),
         });
         checkpoint::clean(&folder.checkpoints())?;
         let newest = newest(&folder, sink)?;
@@ -320,11 +323,11 @@ impl<'a> Trainer<'a> {
             stream,
             options,
             host: Host::new(&run),
+            feed: step::feed(&run, loader, step)?,
             run,
             folder,
             tokenizer,
             tokens: identity,
-            loader,
             validator,
             state,
             guard,
@@ -374,7 +377,7 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         let (s, run) = (self.stream, &self.run);
         let position = self.step * run.rows_per_step() as u64;
-        let sums = step::gradient(s, run, &self.loader, &mut self.state, &mut self.host, position)?;
+        let sums = step::gradient(s, run, &mut self.feed, &mut self.state, &mut self.host, position)?;
         let grad_norm = optim::norm(s, &self.state.grads.sum)?;
         let verdict = self.guard.judge(sums.loss, grad_norm);
         let number = self.step + 1;

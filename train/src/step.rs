@@ -7,20 +7,28 @@
 //! scale      1 / targets of the whole step, counted before it
 //! ```
 //!
+//! Rows come from a thread that makes them ahead ([`feed`]); a step waits only where that is behind.
+//!
 //! The tree is a binary counter: when rank r is done its sum takes in, for each trailing one of r, the pending sum of
 //! that level, and waits at the first zero. So log₂ V + 1 sets of gradients are alive at once. Threads and `micro_rows`
 //! appear nowhere in the order.
 
 use crate::config::Run;
 use crate::state::State;
-use esker_data::loader::{Batch, IGNORED, Loader, LoaderError};
+use esker_data::loader::{Batch, Loader, LoaderError};
+use esker_data::prefetch::{Ahead, Prefetch, Request};
 use esker_kernels::DeviceError;
 use esker_kernels::device::Stream;
 use esker_kernels::ops::cast;
 use esker_model::{Buffers, Weights};
 use std::time::{Duration, Instant};
 
-/// What a step is computed from, besides the weights.
+/// Bytes of rows made ahead, and the fewest and most buffers for them. A buffer is a micro-batch; one is with the step,
+/// so three keep two ready.
+const AHEAD_BYTES: usize = 4 << 20;
+const AHEAD_BUFFERS: std::ops::RangeInclusive<usize> = 3..=16;
+
+/// Rows on their way to the device that no thread makes ahead: those of validation. And the losses that come back.
 #[derive(Debug)]
 pub struct Host {
     inputs: Vec<u32>,
@@ -41,10 +49,11 @@ impl Host {
         }
     }
 
-    /// Bytes that [`Host::new`] takes.
+    /// Bytes that [`Host::new`] and [`feed`] take.
     pub fn bytes(run: &Run) -> usize {
         let buffers = if run.data.document_mask { 4 } else { 3 };
-        buffers * 4 * run.micro_rows() * run.batch.seq_len
+        let own = buffers * 4 * run.micro_rows() * run.batch.seq_len;
+        own + ahead(run).bytes(run.batch.seq_len) + run.mix().bytes()
     }
 
     /// The first `len` places, row after row.
@@ -58,18 +67,28 @@ impl Host {
 
     /// Hands the first `len` tokens to the device.
     pub fn upload(&self, s: &Stream, b: &mut Buffers, len: usize) -> Result<(), DeviceError> {
-        s.upload_u32(&self.inputs[..len], &mut b.inputs)?;
-        s.upload_u32(&self.targets[..len], &mut b.targets)?;
-        match (&self.first, &mut b.first) {
-            (Some(first), Some(to)) => s.upload_u32(&first[..len], to),
-            _ => Ok(()),
-        }
+        upload(s, b, &self.inputs[..len], &self.targets[..len], self.first.as_ref().map(|first| &first[..len]))
     }
 
     /// `sum` and the losses of the first `len` tokens, added one by one.
     pub fn add_losses(&mut self, s: &Stream, b: &Buffers, len: usize, sum: f64) -> Result<f64, DeviceError> {
         s.download_f32(&b.nll, &mut self.nll[..len])?;
         Ok(self.nll[..len].iter().fold(sum, |sum, &nll| sum + f64::from(nll)))
+    }
+}
+
+fn upload(
+    s: &Stream,
+    b: &mut Buffers,
+    inputs: &[u32],
+    targets: &[u32],
+    first: Option<&[u32]>,
+) -> Result<(), DeviceError> {
+    s.upload_u32(inputs, &mut b.inputs)?;
+    s.upload_u32(targets, &mut b.targets)?;
+    match (first, &mut b.first) {
+        (Some(first), Some(to)) => s.upload_u32(first, to),
+        _ => Ok(()),
     }
 }
 
@@ -92,23 +111,46 @@ pub struct Sums {
     pub loss: f64,
     /// Targets that counted.
     pub targets: u64,
-    /// Time spent on reading tokens.
+    /// Time spent waiting for tokens.
     pub data_wait: Duration,
 }
 
-/// Leaves the gradient of the step at row `position` in `state.grads.sum`, which must be zero.
+/// Starts making the micro-batches of `run` from step `step` on, in the order in which [`gradient`] takes them.
+pub fn feed(run: &Run, loader: Loader, step: u64) -> Result<Prefetch, LoaderError> {
+    Prefetch::start(loader, ahead(run), requests(run, step))
+}
+
+fn ahead(run: &Run) -> Ahead {
+    let one = Ahead { buffers: 1, rows: run.micro_rows(), documents: run.data.document_mask };
+    let fit = AHEAD_BYTES / one.bytes(run.batch.seq_len);
+    Ahead { buffers: fit.clamp(*AHEAD_BUFFERS.start(), *AHEAD_BUFFERS.end()), ..one }
+}
+
+/// The first micro-batch of a step comes with the number of its targets.
+fn requests(run: &Run, step: u64) -> impl Iterator<Item = Request> + Send + use<> {
+    let (per_step, per_rank, micro) = (run.rows_per_step(), run.rows_per_rank(), run.micro_rows());
+    let of_rank = move |first: usize| micro_batches(per_rank, micro).map(move |(at, rows)| (first + at, rows));
+    (step..run.train.steps).flat_map(move |step| {
+        let micro_batches = (0..per_step).step_by(per_rank).flat_map(of_rank);
+        micro_batches.map(move |(at, rows)| Request {
+            position: step * per_step as u64 + at as u64,
+            rows,
+            count_rows: if at == 0 { per_step } else { 0 },
+        })
+    })
+}
+
+/// Leaves the gradient of the step at row `position` in `state.grads.sum`, which must be zero. Takes the step's rows
+/// from `feed`, whose next they must be.
 pub fn gradient(
     s: &Stream,
     run: &Run,
-    loader: &Loader,
+    feed: &mut Prefetch,
     state: &mut State,
     host: &mut Host,
     position: u64,
 ) -> Result<Sums, StepError> {
-    let start = Instant::now();
-    let targets = count_targets(run, loader, host, position)?;
-    let mut data_wait = start.elapsed();
-    let scale = if targets == 0 { 0.0 } else { (1.0 / targets as f64) as f32 };
+    let (mut data_wait, mut targets, mut scale) = (Duration::ZERO, 0, 0.0);
     let (seq, rows, ranks) = (run.batch.seq_len, run.rows_per_rank(), run.batch.virtual_ranks);
     let mut held = [0.0; usize::BITS as usize];
     let mut loss = 0.0;
@@ -120,10 +162,16 @@ pub fn gradient(
         let from = position + (rank * rows) as u64;
         for (at, rows) in micro_batches(rows, run.micro_rows()) {
             let start = Instant::now();
-            loader.fill(from + at as u64, rows, host.batch(0, rows * seq))?;
+            let batch = feed.wait()?;
             data_wait += start.elapsed();
+            let got = batch.request();
+            assert_eq!((got.position, got.rows), (from + at as u64, rows), "step: rows of another micro-batch");
+            if got.count_rows > 0 {
+                targets = batch.targets_counted();
+                scale = if targets == 0 { 0.0 } else { (1.0 / targets as f64) as f32 };
+            }
             let State { master, compute, grads, buffers, .. } = &mut *state;
-            host.upload(s, buffers, rows * seq)?;
+            upload(s, buffers, batch.inputs(), batch.targets(), batch.doc_first())?;
             let weights = compute.as_ref().unwrap_or(master);
             esker_model::train_micro(s, &run.model, weights, grads, buffers, rows, scale)?;
             loss = host.add_losses(s, buffers, rows * seq, loss)?;
@@ -147,20 +195,6 @@ pub fn gradient(
 /// Cuts `rows` into pieces of `micro`, the last perhaps shorter: `(first row, rows)`.
 fn micro_batches(rows: usize, micro: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rows).step_by(micro).map(move |at| (at, micro.min(rows - at)))
-}
-
-/// Targets of a step that count. Without a document mask all do; with one they have to be looked at.
-fn count_targets(run: &Run, loader: &Loader, host: &mut Host, position: u64) -> Result<u64, LoaderError> {
-    if !run.data.document_mask {
-        return Ok(run.batch.tokens_per_step as u64);
-    }
-    let (seq, mut targets) = (run.batch.seq_len, 0);
-    for (at, rows) in micro_batches(run.rows_per_step(), run.micro_rows()) {
-        let batch = host.batch(0, rows * seq);
-        loader.fill(position + at as u64, rows, batch)?;
-        targets += host.targets[..rows * seq].iter().filter(|&&t| t != IGNORED).count() as u64;
-    }
-    Ok(targets)
 }
 
 /// `to` += `from`, tensor by tensor.

@@ -7,7 +7,7 @@ use esker::{GOLDEN, esker, fails, json, model_folder};
 const COMMANDS: [&str; 11] =
     ["train", "plan", "generate", "score", "eval", "tokenize", "import", "export", "parity", "bench", "doctor"];
 /// The commands of `esker data`.
-const DATA: [&str; 1] = ["verify"];
+const DATA: [&str; 3] = ["verify", "inspect", "mix"];
 
 #[test]
 fn every_command_shows_an_example_of_itself() {
@@ -155,4 +155,80 @@ fn parity_of_the_golden_folder_says_what_it_allows() {
     let out = esker(&["parity", GOLDEN]);
     assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
     assert!(out.stdout.contains("agrees") && out.stdout.contains("allowed 1e-4"), "{}", out.stdout);
+}
+
+/// What `esker data` says of shards and of a run that reads them.
+#[test]
+fn shards_are_checked_and_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let lines: String = (0..60).map(|i| format!("{{\"text\": \"document number {i}\"}}\n")).collect();
+    std::fs::write(path("corpus.jsonl"), lines).unwrap();
+    let out = path("tokens");
+    json(&[
+        "tokenize",
+        "--tokenizer",
+        "bytes",
+        "--out",
+        &out,
+        "--val-fraction",
+        "0.2",
+        "--json",
+        &path("corpus.jsonl"),
+    ]);
+
+    let whole = json(&["data", "verify", &out, "--json"]);
+    assert_eq!((whole["damaged"].as_u64(), whole["files"].as_array().unwrap().len()), (Some(0), 3), "{whole}");
+    let lengths = json(&["data", "inspect", &out, "--json"]);
+    assert_eq!(lengths["sources"][0]["longest"], "document number 59".len() + 1);
+    let window = json(&["data", "inspect", &out, "--window", "1", "--seq", "24", "--json"]);
+    let documents = window["documents"].as_array().unwrap();
+    assert!(documents[1]["text"].as_str().unwrap().starts_with("document n"), "{window}");
+    let text = esker(&["data", "inspect", &format!("{out}/val-00000.shard"), "--window", "0", "--seq", "9"]).stdout;
+    assert!(text.contains("--- document 0 begins: its tokens 0 to 10 of"), "{text}");
+    fails(&["data", "inspect", &out, "--step", "1"], 2, &["no steps"]);
+    fails(&["data", "inspect", &out, "--window", "99999"], 2, &["there are"]);
+
+    let quickstart =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml")).unwrap();
+    let toml = quickstart
+        .replace("source = \"embedded\"", "source = \"shards\"")
+        .replace("{ kind = \"bpe\", vocab = 512 }", "{ kind = \"bytes\" }")
+        .replace("seq_len = 256", "seq_len = 16");
+    let mixture = format!(
+        "[[data.mixture]]\nname = \"most\"\nweight = 0.9\ntrain = [\"{out}/train-00000.shard\"]\n\
+         [[data.mixture]]\nname = \"few\"\nweight = 0.1\ntrain = [\"{out}/val-00000.shard\"]\n"
+    );
+    std::fs::write(path("run.toml"), toml + &mixture).unwrap();
+    let mix = json(&["data", "mix", &path("run.toml"), "--json"]);
+    let tokens = |i: usize| mix["sources"][i]["realised_tokens"].as_u64().unwrap();
+    assert_eq!((tokens(0) + tokens(1), tokens(0)), (340 * 4096, 340 * 4096 * 9 / 10), "{mix}");
+    assert!(mix["sources"][1]["epochs"].as_f64().unwrap() > 1.0);
+    assert!(esker(&["data", "mix", &path("run.toml")]).stdout.contains("most"));
+    let step = json(&["data", "inspect", &path("run.toml"), "--step", "340", "--json"]);
+    assert_eq!(step["rows"].as_array().unwrap().len(), 256);
+    // What the step lists is what the row is.
+    let last = &step["rows"][255];
+    let row = last["row"].to_string();
+    let shown = json(&["data", "inspect", &path("run.toml"), "--window", &row, "--json"]);
+    assert_eq!((&shown["shard"], &shown["from"], &shown["source"]), (&last["shard"], &last["from"], &last["source"]));
+    assert!(esker(&["data", "inspect", &path("run.toml"), "--step", "2"]).stdout.contains("train-00000.shard"));
+    fails(&["data", "inspect", &path("run.toml"), "--step", "341"], 2, &["steps 1 to 340"]);
+
+    // A byte of one shard, then the tokenizer: both are named.
+    let shard = path("tokens/train-00000.shard");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    std::fs::write(path("tokens/tokenizer.json"), "{}").unwrap();
+    let ran = esker(&["data", "verify", &out]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("DAMAGED") && ran.stdout.contains("train-00000.shard: bytes 4096 to"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("tokenizer.json: digest") && ran.stderr.contains("2 of 3 files"), "{}", ran.stdout);
+    fails(&["data", "verify", &path("nowhere")], 3, &["nowhere"]);
+    fails(&["data", "verify", dir.path().to_str().unwrap()], 2, &["holds no manifest.json"]);
 }

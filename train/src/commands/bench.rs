@@ -23,6 +23,7 @@ pub fn run(args: cli::Bench) -> Result<(), Failure> {
     match what {
         "step" => bench::steps(&stream, &peaks, &args.case, &dtypes, args.seconds, &mut show)?,
         "decode" => bench::decode(&stream, &peaks, &args.case, &dtypes, args.seconds, &mut show)?,
+        "data" => bench::data(stream.threads(), &args.case, args.seconds, &mut show)?,
         op => {
             if !op.is_empty() && bench::names().all(|name| name != op) {
                 return Err(unknown(op));

@@ -171,11 +171,12 @@ fn finish(outcome: &Outcome, progress: &Progress) -> Result<(Finish, PathBuf), F
 /// Unigram and bigram of the very windows that the run validates on.
 fn baselines(run: &Run, folder: &Path, validated: &Validated) -> Result<Option<Beaten>, Failure> {
     let opened = source::open(run, folder)?;
-    let Some(validation) = opened.validation else { return Ok(None) };
+    // A mixture has no one text that could be counted in its place.
+    let (Some(validation), [train]) = (opened.validation, opened.sources.as_slice()) else { return Ok(None) };
     let seq = run.batch.seq_len;
     let scan = Scan::new(validation, seq)?;
     let windows = validate::windows(run, scan.windows());
-    let measured = baseline::measure(&opened.train, (&scan, seq), windows, COUNT_MAX)?;
+    let measured = baseline::measure(train, (&scan, seq), windows, COUNT_MAX)?;
     // A run that was resumed with another validation.tokens has no baseline of the same text.
     let same = (measured.tokens, measured.bytes) == (validated.tokens, validated.bytes);
     Ok(same.then(|| measured.into()))

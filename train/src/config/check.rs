@@ -1,6 +1,7 @@
 //! What no type can say: relations between numbers. Each refusal names a key and gives the numbers.
 
 use super::{Action, Batch, Data, File, Guard, Optim, Sample, Schedule, Source, TokenizerChoice, Train};
+use esker_data::mix::{Mix, MixError};
 use esker_kernels::tensor::DType;
 
 /// A key and what is wrong with it.
@@ -55,11 +56,12 @@ fn data(d: &Data, vocab: usize) -> Result<(), Refusal> {
             holds(none, key, || {
                 "must be [] with source = \"embedded\"; set source = \"shards\" to read shards".into()
             })?;
+            holds(d.mixture.is_empty(), "data.mixture", || {
+                "is of shards; set source = \"shards\", or leave it out with source = \"embedded\"".into()
+            })?;
         }
         Source::Shards => {
-            holds(!d.train.is_empty(), "data.train", || {
-                "is empty; name at least one shard of the training set".into()
-            })?;
+            mixture(d)?;
             let kind = !matches!(d.tokenizer, TokenizerChoice::Bpe { .. });
             holds(kind, "data.tokenizer", || {
                 "kind = \"bpe\" is trained on the embedded corpus; shards need the tokenizer they were made with: kind = \"file\" or \"bytes\"".into()
@@ -78,6 +80,31 @@ fn data(d: &Data, vocab: usize) -> Result<(), Refusal> {
         TokenizerChoice::File { .. } => 0,
     };
     holds(needed <= vocab, "model.vocab", || format!("{vocab} rows are too few for the tokenizer's {needed} tokens"))
+}
+
+/// Shards stand in `train` or in `mixture`, and weights are ones that a mixture can keep.
+fn mixture(d: &Data) -> Result<(), Refusal> {
+    if d.mixture.is_empty() {
+        return holds(!d.train.is_empty(), "data.train", || {
+            "is empty; name at least one shard of the training set, or several sets in [[data.mixture]]".into()
+        });
+    }
+    holds(d.train.is_empty(), "data.train", || {
+        "must be [] beside [[data.mixture]]; give these shards a source of their own there".into()
+    })?;
+    for (i, source) in d.mixture.iter().enumerate() {
+        let key = |key: &str| format!("data.mixture[{i}].{key}");
+        let plain = !source.name.is_empty() && source.name.len() <= 64 && !source.name.contains(char::is_control);
+        holds(plain, &key("name"), || "1 to 64 characters, to be told by".into())?;
+        let same = d.mixture[..i].iter().any(|other| other.name == source.name);
+        holds(!same, &key("name"), || format!("{:?} is the name of another source", source.name))?;
+        holds(!source.train.is_empty(), &key("train"), || "is empty; name at least one shard".into())?;
+    }
+    let weights: Vec<f64> = d.mixture.iter().map(|source| source.weight).collect();
+    Mix::of_decimals(&weights).map(drop).map_err(|e| match e {
+        MixError::Weight { source_number, .. } => (format!("data.mixture[{source_number}].weight"), e.to_string()),
+        _ => ("data.mixture".into(), e.to_string()),
+    })
 }
 
 fn batch(b: &Batch, context: usize) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 //! Which keys change a result, as one value and its digest.
 //!
 //! A checkpoint keeps the canonical form: the file as sorted JSON without the keys that can change no weight. A run
-//! resumes only under an equal one, and the keys that differ are named. Harmless, and so left out: the name, paths (the
+//! resumes only under an equal one, and the keys that differ are named. Harmless, and so left out: names, paths (the
 //! tokens themselves are compared by digest), `batch.micro_rows`, `train.threads`, `train.recompute`, `[validation]`,
 //! `[checkpoint]`, `[sample]`, and `train.steps` under a constant schedule; under the others the number of steps
 //! shapes the learning rate from the start.
@@ -53,6 +53,14 @@ fn canonical(file: &File) -> Value {
         drop_key(&mut all, &key);
     }
     drop_key(&mut all, &["data", "tokenizer", "path"]);
+    for source in all.pointer_mut("/data/mixture").and_then(Value::as_array_mut).into_iter().flatten() {
+        drop_key(source, &["name"]);
+        drop_key(source, &["train"]);
+    }
+    // Written out or left out, the same rows.
+    if file.data.boundary_loss == Some(!file.data.document_mask) {
+        drop_key(&mut all, &["data", "boundary_loss"]);
+    }
     if let Schedule::Constant { .. } = file.schedule {
         drop_key(&mut all, &["train", "steps"]);
     }

@@ -155,10 +155,17 @@ fn line_of(text: &str, byte: usize) -> usize {
 fn find_line(text: &str, key: &str) -> Option<usize> {
     let mut best: Option<(usize, usize)> = None;
     let mut section = String::new();
+    let mut tables: Vec<String> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         let full = if let Some(header) = line.strip_prefix('[') {
-            section = header.split(']').next().unwrap_or("").trim().to_string();
+            section = header.trim_start_matches('[').split(']').next().unwrap_or("").trim().to_string();
+            // Of an array of tables, each is one element.
+            if header.starts_with('[') {
+                tables.push(section.clone());
+                let before = tables.iter().filter(|name| **name == section).count() - 1;
+                section.push_str(&format!("[{before}]"));
+            }
             section.clone()
         } else if let Some((left, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
             let left = left.trim().trim_matches('"');
@@ -186,6 +193,10 @@ mod tests {
         assert_eq!(find_line(text, "optim.eps"), Some(3));
         assert_eq!(find_line(text, "data.tokenizer.kind"), Some(6));
         assert_eq!(find_line(text, "guard.window"), None);
+        let text = "[[data.mixture]]\nname = 1\n[[data.mixture]]\nname = 2\nweight = 0\n";
+        assert_eq!(find_line(text, "data.mixture[0].name"), Some(2));
+        assert_eq!(find_line(text, "data.mixture[1].weight"), Some(5));
+        assert_eq!(find_line(text, "data.mixture[1].train"), Some(3));
     }
 
     #[test]

@@ -77,6 +77,10 @@ fn relations_are_checked_with_their_numbers() {
         ("data.tokenizer.vocab=100", ["data.tokenizer", "100", "257"]),
         ("data.train=[\"a.shard\"]", ["data.train", "embedded", "shards"]),
         ("data.source=shards", ["data.train", "empty", "shard"]),
+        ("data.mixture=[{name='a', weight=1, train=['x']}]", ["data.mixture", "embedded", "shards"]),
+        ("data.mixture=[{name='a', weigth=1, train=['x']}]", ["data.mixture[0].weigth", "did you mean", "weight"]),
+        ("data.mixture=[{name='a', weight=1}]", ["data.mixture[0].train", "missing", ""]),
+        ("data.boundary_los=true", ["data.boundary_los", "did you mean", "data.boundary_loss"]),
         ("optim.lr=0", ["optim.lr", "0", "(0, inf)"]),
         ("optim.lr=nan", ["optim.lr", "NaN", "(0, inf)"]),
         ("optim.lr=inf", ["optim.lr", "inf", "(0, inf)"]),
@@ -176,4 +180,42 @@ fn a_file_that_is_no_text_or_too_long_is_refused() {
     assert!(load().to_string().contains("run.toml: not TOML: not UTF-8 text at byte 8"));
     std::fs::write(&path, vec![b'#'; 2 << 20]).unwrap();
     assert!(load().to_string().contains("longer than"));
+}
+
+/// Sources that cannot be mixed are refused under their own key and line.
+#[test]
+fn mixtures_are_checked() {
+    let shards = |sources: &str| {
+        let data = GOOD.replace("source = \"embedded\"", "source = \"shards\"");
+        let data = data.replace("kind = \"bpe\", vocab = 2048", "kind = \"bytes\"");
+        format!("{data}{sources}")
+    };
+    let source = |name: &str, weight: &str, train: &str| {
+        format!("[[data.mixture]]\nname = \"{name}\"\nweight = {weight}\ntrain = [{train}]\n")
+    };
+    let two = |second: String| shards(&format!("{}{second}", source("a", "0.75", "'x.shard'")));
+    let run = config::parse(&two(source("b", "0.25", "'y.shard', 'z.shard'")), "x.toml", &[]).unwrap();
+    assert_eq!(run.mix().weights(), [3, 1]);
+    assert_eq!(
+        run.sources().iter().map(|(name, paths)| (*name, paths.len())).collect::<Vec<_>>(),
+        [("a", 1), ("b", 2)]
+    );
+    assert_eq!(config::parse(&run.to_toml(), "again", &[]).unwrap(), run);
+    for (second, key, words) in [
+        (source("a", "1", "'y'"), "data.mixture[1].name", "another source"),
+        (source("", "1", "'y'"), "data.mixture[1].name", "1 to 64"),
+        (source("b", "0", "'y'"), "data.mixture[1].weight", "above 0"),
+        (source("b", "-0.1", "'y'"), "data.mixture[1].weight", "above 0"),
+        (source("b", "nan", "'y'"), "data.mixture[1].weight", "above 0"),
+        (source("b", "1e-12", "'y'"), "data.mixture[1].weight", "decimals"),
+        (source("b", "0.12345678", "'y'"), "data.mixture", "fewer digits"),
+        (source("b", "1", ""), "data.mixture[1].train", "empty"),
+    ] {
+        let text = two(second);
+        let said = config::parse(&text, "x.toml", &[]).unwrap_err().to_string();
+        assert!(said.contains(&format!("{key}: ")) && said.contains(words), "{key}: {said}");
+        assert!(said.starts_with("x.toml:"), "{said}");
+    }
+    let said = config::parse(&two(String::new()), "x.toml", &["data.train=['q']".into()]).unwrap_err().to_string();
+    assert!(said.contains("data.train: must be [] beside"), "{said}");
 }

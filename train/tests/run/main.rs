@@ -6,6 +6,7 @@ mod configs;
 mod kill;
 mod layering;
 mod memory;
+mod mixture;
 mod presets;
 mod resume;
 mod steady;

@@ -1,5 +1,8 @@
 //! `esker data`: token shards and what they were made from, a file a command.
 
+mod inspect;
+mod mix;
+mod tokens;
 mod verify;
 
 use super::Failure;
@@ -7,6 +10,8 @@ use crate::cli::data::Data;
 
 pub fn run(command: Data) -> Result<(), Failure> {
     match command {
+        Data::Inspect(args) => inspect::run(args),
+        Data::Mix(args) => mix::run(args),
         Data::Verify(args) => verify::run(args),
     }
 }

@@ -1,5 +1,6 @@
 //! `esker data verify`: every byte of shards against their digests, and a folder against its manifest.
 
+use super::tokens;
 use crate::{
     cli::data::Verify,
     commands::{Failure, print, print_json},
@@ -88,19 +89,7 @@ fn within(path: &Path) -> Result<Vec<Target>, Failure> {
         let tokenizer = Target::Tokenizer { path: path.join("tokenizer.json"), hash: manifest.tokenizer_hash.clone() };
         return Ok(shard.chain([tokenizer]).collect());
     }
-    let mut shards = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(|e| Failure::file(path, &e))? {
-        let file = entry.map_err(|e| Failure::file(path, &e))?.path();
-        if file.extension().is_some_and(|e| e == "shard") {
-            shards.push(file);
-        }
-    }
-    shards.sort();
-    if shards.is_empty() {
-        return Err(Failure::input(format!("{}: holds no {MANIFEST} and no .shard file", path.display()))
-            .help("name the shards, or a folder that `esker tokenize` made"));
-    }
-    Ok(shards.into_iter().map(|path| Target::Shard { path, header: None }).collect())
+    Ok(tokens::shards_in(path)?.into_iter().map(|path| Target::Shard { path, header: None }).collect())
 }
 
 impl Target {
