@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use esker_eval::graders::gsm8k;
-use esker_eval::graders::math::hendrycks;
+use esker_eval::graders::math::{hendrycks, minerva};
+use esker_eval::graders::{gsm8k, ifeval};
 use serde_json::Value;
 
 /// Verdicts that agree, all verdicts, by grader and name.
@@ -38,6 +38,26 @@ fn verdicts(case: &Value) -> Vec<(String, Value, Value)> {
         }
         "hendrycks" => {
             vec![named("exact_match", hendrycks::process_results(text("generation"), text("solution")).into())]
+        }
+        "minerva" => {
+            let ours = minerva::process_results(text("generation"), text("solution"));
+            let answer = minerva::normalize_final_answer(&minerva::unnormalized_answer(text("generation")));
+            vec![
+                named("answer", answer.into()),
+                named("exact_match", ours.exact_match.into()),
+                named("math_verify", ours.math_verify.into()),
+            ]
+        }
+        "ifeval" => {
+            let list = |key: &str| case[key].as_array().unwrap_or_else(|| panic!("{key} of {case}"));
+            let ids: Vec<&str> = list("instruction_id_list").iter().map(|id| id.as_str().expect("an id")).collect();
+            let ours = ifeval::verdict(&ids, list("kwargs"), text("response")).unwrap_or_else(|e| panic!("{e}"));
+            let row = |level: &str, flags: &[bool]| {
+                let pairs =
+                    ids.iter().zip(flags).zip(list(level)).map(|((id, ours), theirs)| (id, *ours, theirs.clone()));
+                pairs.map(|(id, ours, theirs)| (format!("{level} {id}"), ours.into(), theirs)).collect::<Vec<_>>()
+            };
+            [row("strict", &ours.strict), row("loose", &ours.loose)].concat()
         }
         other => panic!("no grader is called {other}"),
     }
@@ -82,6 +102,16 @@ fn gsm8k_agrees_with_the_harness() {
 #[test]
 fn hendrycks_math_agrees_with_the_harness() {
     check("hendrycks.jsonl.gz");
+}
+
+#[test]
+fn minerva_math_agrees_with_the_harness() {
+    check("minerva.jsonl.gz");
+}
+
+#[test]
+fn ifeval_agrees_with_the_harness() {
+    check("ifeval.jsonl.gz");
 }
 
 #[test]

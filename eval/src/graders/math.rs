@@ -1,10 +1,11 @@
 //! Answers to competition problems, written in LaTeX.
 //!
-//! [`hendrycks`] compares strings after a fixed list of repairs. It takes the
+//! [`hendrycks`] compares strings after a fixed list of repairs; [`minerva`] reads them as mathematics. Both take the
 //! gold answer from the box of the row's solution, by the functions here.
 //! Source: lm-evaluation-harness 0.4.13, tasks/hendrycks_math and tasks/minerva_math (MIT), read for what they mean.
 
 pub mod hendrycks;
+pub mod minerva;
 
 /// The last `\boxed{...}` (or `\fbox{...}`) of a text, braces and all, or `\boxed ` and what follows up to a `$`.
 ///
