@@ -4,7 +4,7 @@ use crate::{
     Result,
     device::Stream,
     harness::{self, Op, Row},
-    ops::{adamw, attention, cast, embedding, global_norm, matmul, rmsnorm, rope, swiglu, xent},
+    ops::{adamw, attention, cast, chunk_topk, embedding, global_norm, matmul, rmsnorm, rope, swiglu, xent},
     peak::Peaks,
 };
 
@@ -13,6 +13,7 @@ pub const OPS: &[Entry] = &[
     entry::<adamw::cases::AdamW>(),
     entry::<attention::cases::Attention>(),
     entry::<cast::cases::Cast>(),
+    entry::<chunk_topk::cases::ChunkTopk>(),
     entry::<embedding::cases::Embedding>(),
     entry::<global_norm::cases::GlobalNorm>(),
     entry::<matmul::cases::Matmul>(),

@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod cast;
+pub mod chunk_topk;
 pub mod embedding;
 pub mod global_norm;
 pub mod matmul;
