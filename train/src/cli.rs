@@ -255,7 +255,7 @@ pub struct Eval {
     /// A text in UTF-8
     #[arg(long, value_name = "FILE", conflicts_with = "shard")]
     pub text: Option<PathBuf>,
-    /// Token shards (.esk) made with the model's tokenizer; may be repeated
+    /// Token shards made with the model's tokenizer; may be repeated
     #[arg(long, value_name = "FILE")]
     pub shard: Vec<PathBuf>,
     /// Tokens of a window; 0 takes the model's context, or 2048 where that is longer
