@@ -9,6 +9,8 @@ pub mod engine;
 pub mod generate;
 pub mod graders;
 pub mod loss;
+pub mod report;
 pub mod request;
 pub mod sample;
 pub mod serve;
+pub mod tasks;

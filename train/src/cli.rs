@@ -69,13 +69,23 @@ Examples:
   curl http://127.0.0.1:8000/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 50}'
   lm_eval --model local-completions --tasks arc_easy --model_args model=my-model,base_url=http://127.0.0.1:8000/v1/completions,tokenizer_backend=huggingface,tokenizer=my-model")]
     Serve(Serve),
-    /// Bits per byte of a text or of token shards
+    /// Scores on benchmarks, or bits per byte of a text or of token shards
     #[command(after_help = "\
-Every token is scored once, in windows of the model's context. A text's first token is predicted from the tokenizer's
-start mark (its end mark where it has none). Of a run folder, without --text and --shard, the run's own validation
-tokens are scored.
+With --tasks, the questions, answers and scores are those of lm-evaluation-harness 0.4.13, and so is the JSON. NAMES are
+arc_easy, arc_challenge, piqa, openbookqa, hellaswag, winogrande, mmlu, boolq, lambada_openai, gsm8k, ifeval,
+minerva_math, hendrycks_math, and parts of them such as mmlu_stem or mmlu_anatomy. Nothing is downloaded: DIR holds each
+benchmark's own rows as TASK.SPLIT.jsonl or .jsonl.gz, and what is missing is named with its keys and source. With
+--follow, --model is a run's folder: each of its checkpoints is scored as it appears, into the run's evals.jsonl and
+report.html, until the last step's is.
+
+Without --tasks, every token is scored once, in windows of the model's context. A text's first token is predicted from
+the tokenizer's start mark (its end mark where it has none). Of a run folder, without --text and --shard, the run's own
+validation tokens are scored.
 
 Examples:
+  esker eval --model my-model --tasks arc_easy,hellaswag --data rows --limit 200
+  esker eval --model my-model --tasks mmlu --num-fewshot 5 --data rows --output mmlu.json --log-samples mmlu-samples
+  esker eval --model runs/quickstart-001 --follow --tasks piqa --data rows
   esker eval --model runs/quickstart-001
   esker eval --model my-model --text book.txt")]
     Eval(Eval),
@@ -261,9 +271,50 @@ pub struct Eval {
     /// Tokens of a window; 0 takes the model's context, or 2048 where that is longer
     #[arg(long, default_value_t = 0)]
     pub seq: usize,
+    /// Benchmarks and their options.
+    #[command(flatten)]
+    pub tasks: Tasks,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The benchmarks of `esker eval`.
+#[derive(Debug, Args)]
+pub struct Tasks {
+    /// Benchmarks to score, by comma
+    #[arg(long = "tasks", value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["text", "shard"], requires = "data")]
+    pub names: Vec<String>,
+    /// Folder of the benchmarks' rows
+    #[arg(long, value_name = "DIR", requires = "names")]
+    pub data: Option<PathBuf>,
+    /// Documents of each task at most, the first ones
+    #[arg(long, value_name = "N", requires = "names")]
+    pub limit: Option<usize>,
+    /// Examples before each question; left out, each task's own number
+    #[arg(long, value_name = "N", requires = "names")]
+    pub num_fewshot: Option<usize>,
+    /// Start of the draws of examples
+    #[arg(long, default_value_t = esker_eval::tasks::SEED, value_name = "SEED")]
+    pub seed: u64,
+    /// Resamplings behind the error of a perplexity; 0 leaves out all errors
+    #[arg(long, default_value_t = esker_eval::tasks::BOOTSTRAP_ITERS, value_name = "N")]
+    pub bootstrap_iters: usize,
+    /// Most tokens the model sees at once; left out, its context
+    #[arg(long, value_name = "N", requires = "names")]
+    pub max_length: Option<usize>,
+    /// Whether texts begin with the start mark; left out, as the tokenizer does it
+    #[arg(long, value_name = "BOOL", requires = "names")]
+    pub add_bos: Option<bool>,
+    /// Keep every document, request, answer and score: samples_TASK.jsonl in this folder
+    #[arg(long, value_name = "DIR", requires = "names")]
+    pub log_samples: Option<PathBuf>,
+    /// Write the results as JSON
+    #[arg(long, value_name = "FILE", requires = "names")]
+    pub output: Option<PathBuf>,
+    /// Score each checkpoint of the run folder --model as it appears
+    #[arg(long, requires = "names", conflicts_with_all = ["log_samples", "output"])]
+    pub follow: bool,
 }
 
 /// `esker tokenize`.

@@ -1,8 +1,8 @@
 //! The configuration of a run: [`File`] is what someone wrote, [`Run`] is what can start.
 //!
 //! A file is TOML with one section a subject. Unknown keys are refused, and nothing that changes a result has a default
-//! that is not written down: only `[sample]` may be left out, and of `[data]` `mixture` and `boundary_loss`, whose
-//! default stands beside it. `--set a.b=c` replaces one value before anything is
+//! that is not written down: only `[eval]` and `[sample]` may be left out, and of `[data]` `mixture` and `boundary_loss`,
+//! whose default stands beside it. `--set a.b=c` replaces one value before anything is
 //! checked. An error names the file, the line, the key, what was expected, and the key that was perhaps meant.
 //!
 //! Whatever passes [`parse`] has been checked once and for all; the proof is the type [`Run`].
@@ -19,7 +19,7 @@ use esker_kernels::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What someone wrote. Every section but `[sample]` must be there.
+/// What someone wrote. Every section but `[eval]` and `[sample]` must be there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -45,6 +45,9 @@ pub struct File {
     pub validation: Validation,
     /// What is kept on disk.
     pub checkpoint: Checkpoint,
+    /// Benchmarks in the loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Eval>,
     /// A text to generate when training is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sample>,
@@ -241,6 +244,23 @@ pub struct Checkpoint {
     pub keep_last: usize,
     /// Those at multiples of this many steps are kept for ever; 0 = none.
     pub keep_every: u64,
+}
+
+/// Benchmarks in the loop; the model of the last step is always scored. They change no weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    /// Steps between two; 0 = only at the end.
+    pub every_steps: u64,
+    /// Their names, as `esker eval --tasks` takes them.
+    pub tasks: Vec<String>,
+    /// Folder of their rows.
+    pub data: PathBuf,
+    /// Documents of a task, at most; 0 = all.
+    pub limit: usize,
+    /// Examples before each question; left out, each task's own number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_fewshot: Option<usize>,
 }
 
 /// A text to generate when training is done.

@@ -3,6 +3,7 @@
 //! Read [`run`] first: it decides, everything else computes. [`config`] turns a file into a [`config::Run`] that can
 //! start, [`plan`] says what it will take, [`step`] is one update, [`checkpoint`] is what survives a crash.
 
+pub mod benchmark;
 pub mod checkpoint;
 pub mod config;
 pub mod folder;

@@ -1,12 +1,14 @@
-//! What a run tells: one JSON line a step in `steps.jsonl`, one a validation in `evals.jsonl`.
+//! What a run tells: one JSON line a step in `steps.jsonl`, one a validation or a benchmark in `evals.jsonl`.
 //!
 //! Keys carry their units. A line is written with one call and a buffer that is used again, so a step allocates nothing
 //! and a kill tears at most the last line. A resumed run cuts both files back to its checkpoint's step and goes on, so
-//! that they equal a straight run's, times aside. A number that is not finite is written as null.
+//! that they equal a straight run's, times aside. Lines are appended, so that another process may add what it measured of
+//! a checkpoint to `evals.jsonl`. A number that is not finite is written as null.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 /// One update.
@@ -61,6 +63,23 @@ pub struct Validated {
     pub ms: f64,
 }
 
+/// One benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRow {
+    /// Updates done.
+    pub step: u64,
+    /// Name of the task or group.
+    pub task: String,
+    /// Examples before each question, where all its tasks show as many.
+    pub num_fewshot: Option<usize>,
+    /// Documents scored.
+    pub documents: usize,
+    /// Keys as in lm-evaluation-harness: `acc,none`, `acc_stderr,none`; null where a number is not finite or not there.
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// What guessing gets, where there is something to guess.
+    pub chance: Option<f64>,
+}
+
 fn or_nan<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::NAN))
 }
@@ -98,12 +117,36 @@ pub const EVALS: &str = "evals.jsonl";
 
 /// The rows of `steps.jsonl` in `folder`; none when the file is not there.
 pub fn read_steps(folder: &Path) -> Result<Vec<StepRow>, MetricsError> {
-    read(&folder.join(STEPS))
+    read(&folder.join(STEPS), |_| true)
 }
 
-/// The rows of `evals.jsonl` in `folder`; none when the file is not there.
+/// The validations of `evals.jsonl` in `folder`; none when the file is not there.
 pub fn read_evals(folder: &Path) -> Result<Vec<Validated>, MetricsError> {
-    read(&folder.join(EVALS))
+    read(&folder.join(EVALS), |line| !is_task(line))
+}
+
+/// The benchmarks of `evals.jsonl` in `folder`; none when the file is not there.
+pub fn read_tasks(folder: &Path) -> Result<Vec<TaskRow>, MetricsError> {
+    read(&folder.join(EVALS), is_task)
+}
+
+fn is_task(line: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(rename = "task")]
+        _task: String,
+    }
+    serde_json::from_str::<Named>(line).is_ok()
+}
+
+/// Appends benchmarks to `evals.jsonl` in `folder`, while a run may be writing there.
+pub fn append_tasks(folder: &Path, rows: &[TaskRow]) -> Result<(), MetricsError> {
+    let path = folder.join(EVALS);
+    let lines: String =
+        rows.iter().map(|row| serde_json::to_string(row).expect("metrics: a row is always JSON") + "\n").collect();
+    let file = File::options().append(true).create(true).open(&path);
+    let result = file.and_then(|mut file| file.write_all(lines.as_bytes()));
+    result.map_err(|source| MetricsError::Io { path, action: "append to", source })
 }
 
 /// Both files, open for writing.
@@ -129,6 +172,11 @@ impl Metrics {
         self.evals.write(row)
     }
 
+    /// Appends a benchmark.
+    pub fn task(&mut self, row: &TaskRow) -> Result<(), MetricsError> {
+        self.evals.write(row)
+    }
+
     /// Brings both to the disk: a checkpoint is never newer than its lines.
     pub fn sync(&self) -> Result<(), MetricsError> {
         self.steps.sync()?;
@@ -149,11 +197,9 @@ impl Lines {
         let io = |action| move |source| (action, source);
         let open = || {
             let mut options = File::options();
-            let mut file =
-                options.read(true).write(true).create(true).truncate(false).open(&path).map_err(io("open"))?;
+            let file = options.read(true).append(true).create(true).open(&path).map_err(io("open"))?;
             let end = end_of(&file, step).map_err(io("read"))?;
             file.set_len(end).map_err(io("cut"))?;
-            file.seek(SeekFrom::Start(end)).map_err(io("seek in"))?;
             Ok(file)
         };
         match open() {
@@ -199,7 +245,7 @@ fn end_of(file: &File, step: u64) -> std::io::Result<u64> {
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, MetricsError> {
+fn read<T: serde::de::DeserializeOwned>(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<T>, MetricsError> {
     let io = |source| MetricsError::Io { path: path.into(), action: "read", source };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -211,7 +257,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, MetricsEr
         let why = |e: serde_json::Error| MetricsError::Line { path: path.into(), line: i + 1, why: e.to_string() };
         serde_json::from_str(line).map_err(why)
     };
-    whole.lines().enumerate().map(row).collect()
+    whole.lines().enumerate().filter(|(_, line)| wanted(line)).map(row).collect()
 }
 
 #[cfg(test)]
@@ -261,5 +307,30 @@ mod tests {
         assert!(rows[1].grad_norm.is_nan());
         assert_eq!(rows[4], row(5));
         assert_eq!(read_evals(&dir.path().join("nowhere")).unwrap(), []);
+    }
+
+    #[test]
+    fn benchmarks_stand_beside_validations() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = |step| TaskRow {
+            step,
+            task: "piqa".into(),
+            num_fewshot: Some(0),
+            documents: 3,
+            metrics: [("acc,none".to_string(), Some(0.5)), ("perplexity,none".to_string(), None)].into(),
+            chance: Some(0.5),
+        };
+        let validated = |step| Validated { step, bits_per_byte: 1.0, nll: 2.0, tokens: 3, bytes: 4, ms: 5.0 };
+        let mut m = Metrics::open(dir.path(), 0).unwrap();
+        m.validated(&validated(2)).unwrap();
+        m.task(&task(2)).unwrap();
+        // Another process, while this one goes on.
+        append_tasks(dir.path(), &[task(1)]).unwrap();
+        m.validated(&validated(4)).unwrap();
+        assert_eq!(read_evals(dir.path()).unwrap(), [validated(2), validated(4)]);
+        assert_eq!(read_tasks(dir.path()).unwrap(), [task(2), task(1)]);
+        Metrics::open(dir.path(), 3).unwrap();
+        assert_eq!(read_evals(dir.path()).unwrap(), [validated(2)]);
+        assert_eq!(read_tasks(dir.path()).unwrap().len(), 2);
     }
 }

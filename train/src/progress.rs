@@ -4,7 +4,8 @@
 //! Nothing here can stop a run: an output that nobody reads any more is let go.
 
 use crate::{
-    metrics::{StepRow, Validated},
+    benchmark::headline,
+    metrics::{StepRow, TaskRow, Validated},
     plan::{grouped, size},
     run::Event,
     source::Share,
@@ -42,6 +43,7 @@ pub struct Progress {
     last: Option<StepRow>,
     validated: Option<Validated>,
     validations: u64,
+    benchmarks: u64,
     spikes: u64,
     saves: u64,
     /// Time spent on training steps, and what they trained on: a mean that one slow step cannot sway.
@@ -70,6 +72,7 @@ impl Progress {
             last: None,
             validated: None,
             validations: 0,
+            benchmarks: 0,
             spikes: 0,
             saves: 0,
             step_s: 0.0,
@@ -127,6 +130,7 @@ impl Progress {
                 }
             }
             Event::Validated(row) => self.validated(row),
+            Event::Scored { rows, ms } => self.scored(rows, ms),
             Event::Saved { path, bytes, ms, .. } => {
                 self.saves += 1;
                 if self.saves <= EVENT_LINES {
@@ -197,6 +201,22 @@ impl Progress {
         }
         let change = before.map_or(String::new(), |b| format!("  ({:+.4})", row.bits_per_byte - b.bits_per_byte));
         self.say(&format!("validation after step {}: {:.4} bits/byte{change}", row.step, row.bits_per_byte));
+    }
+}
+
+impl Progress {
+    fn scored(&mut self, rows: &[TaskRow], ms: f64) {
+        self.benchmarks += 1;
+        let Some(step) = rows.first().map(|row| row.step) else { return };
+        if self.bar.is_none() && self.benchmarks > VALIDATION_LINES {
+            return;
+        }
+        let one = |row: &TaskRow| {
+            let (metric, value) = headline(row)?;
+            Some(format!("{} {metric} {value:.4}", row.task))
+        };
+        let all: Vec<String> = rows.iter().filter_map(one).collect();
+        self.say(&format!("benchmarks after step {step}: {} ({:.1} s)", all.join(", "), ms / 1e3));
     }
 }
 

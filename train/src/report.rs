@@ -6,8 +6,9 @@
 mod chart;
 
 use crate::{
+    benchmark::headline,
     folder::{self, FolderError},
-    metrics::{self, MetricsError, StepRow, Validated},
+    metrics::{self, MetricsError, StepRow, TaskRow, Validated},
     plan::{grouped, size},
 };
 use chart::{Series, figure};
@@ -15,6 +16,7 @@ use esker_eval::baseline::Baseline;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     path::{Path, PathBuf},
 };
@@ -77,6 +79,7 @@ pub enum ReportError {
 pub fn write(folder: &Path) -> Result<PathBuf, ReportError> {
     let steps = metrics::read_steps(folder)?;
     let evals = metrics::read_evals(folder)?;
+    let tasks = metrics::read_tasks(folder)?;
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
     let plan = read("plan.json").and_then(|text| serde_json::from_str(&text).ok());
     let finish: Option<Finish> = read(RESULT).and_then(|text| serde_json::from_str(&text).ok());
@@ -84,7 +87,7 @@ pub fn write(folder: &Path) -> Result<PathBuf, ReportError> {
     let finish = finish.filter(|f| steps.last().is_none_or(|row| row.step == f.step));
     let name = folder.file_name().map_or("run".into(), |n| n.to_string_lossy());
     let config = read(folder::CONFIG).unwrap_or_default();
-    let page = Page { name: &name, steps: &steps, evals: &evals, plan, finish, config: &config };
+    let page = Page { name: &name, steps: &steps, evals: &evals, tasks: &tasks, plan, finish, config: &config };
     let path = folder.join(REPORT);
     folder::write(&path, page.html().as_bytes())?;
     Ok(path)
@@ -94,6 +97,7 @@ struct Page<'a> {
     name: &'a str,
     steps: &'a [StepRow],
     evals: &'a [Validated],
+    tasks: &'a [TaskRow],
     plan: Option<Value>,
     finish: Option<Finish>,
     config: &'a str,
@@ -111,6 +115,7 @@ impl Page<'_> {
         out.push_str(&self.sample());
         out.push_str("<h2>Curves</h2>\n");
         out.push_str(&self.curves());
+        out.push_str(&self.benchmarks());
         out.push_str(&self.planned());
         let _ = write!(out, "<h2>Configuration</h2>\n<pre>{}</pre>\n", escape(self.config.trim_end()));
         let _ = write!(out, "<p class=\"under\">esker {}</p>\n</body></html>\n", env!("CARGO_PKG_VERSION"));
@@ -176,6 +181,34 @@ impl Page<'_> {
             figure("Throughput", "tokens a second", &one(of(|r| r.tokens_per_s))),
         ]
         .concat()
+    }
+
+    /// A curve for each benchmark.
+    fn benchmarks(&self) -> String {
+        let mut names: Vec<&str> = self.tasks.iter().map(|row| row.task.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut out = String::new();
+        for name in names {
+            // The last of a step counts: a checkpoint may have been scored again.
+            let mut points = BTreeMap::new();
+            let (mut unit, mut chance) = ("", None);
+            for row in self.tasks.iter().filter(|row| row.task == name) {
+                if let Some((metric, value)) = headline(row) {
+                    points.insert(row.step, value);
+                    (unit, chance) = (metric, row.chance);
+                }
+            }
+            let level = |chance: f64| points.keys().map(|&step| (step as f64, chance)).collect();
+            let guess = chance.map_or(Vec::new(), level);
+            let own = points.iter().map(|(&step, &value)| (step as f64, value)).collect();
+            let series = [
+                Series { name: "model", class: "a", points: own },
+                Series { name: "guessing (orange)", class: "b", points: guess },
+            ];
+            out.push_str(&figure(&escape(name), &escape(unit), &series));
+        }
+        if out.is_empty() { out } else { format!("<h2>Benchmarks</h2>\n{out}") }
     }
 
     fn planned(&self) -> String {
@@ -271,6 +304,9 @@ mod tests {
             lines.push('\n');
         }
         std::fs::write(dir.path().join(metrics::STEPS), lines).unwrap();
+        let task =
+            r#"{"step":3,"task":"<piqa>","num_fewshot":0,"documents":9,"metrics":{"acc,none":0.5},"chance":0.5}"#;
+        std::fs::write(dir.path().join(metrics::EVALS), format!("{task}\n")).unwrap();
         std::fs::write(dir.path().join(folder::CONFIG), "name = \"<b>&\"\n").unwrap();
         let plan = r#"{"params": 12, "groups": [{"name": "mlp", "params": 7}], "bytes": {"weights": 99}, "flops_formula": "6 < 7"}"#;
         std::fs::write(dir.path().join("plan.json"), plan).unwrap();

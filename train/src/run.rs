@@ -2,16 +2,17 @@
 //!
 //! [`train`] opens the folder and the tokens, plans, opens the stream and places the arena, draws or loads the weights,
 //! and then repeats: gradient, norm, guard, update, one line. After a step it may validate, and then save; a signal lets
-//! the step finish, saves, and stops. Nothing allocates between two saves.
+//! the step finish, saves, and stops. Nothing allocates between two saves, benchmarks in the loop aside.
 //!
 //! A step's result is a function of the configuration and the tokens. Stopping anywhere and resuming gives the same
 //! bits as going straight through, and the same lines in `steps.jsonl`, times aside.
 
+use crate::benchmark::{BenchmarkError, Benchmarks};
 use crate::checkpoint::{self, CheckpointError, Position};
 use crate::config::{self, ConfigError, Run};
 use crate::folder::{self, Folder, FolderError};
 use crate::guard::Guard;
-use crate::metrics::{Metrics, MetricsError, StepRow, Validated};
+use crate::metrics::{Metrics, MetricsError, StepRow, TaskRow, Validated};
 use crate::optim;
 use crate::plan::Plan;
 use crate::schedule;
@@ -121,6 +122,13 @@ pub enum Event<'a> {
     },
     /// A validation is done.
     Validated(&'a Validated),
+    /// Benchmarks are done.
+    Scored {
+        /// A row for each.
+        rows: &'a [TaskRow],
+        /// Time they took, all together.
+        ms: f64,
+    },
     /// A checkpoint was written.
     Saved {
         /// Its folder.
@@ -206,6 +214,9 @@ pub enum TrainError {
     /// Metrics cannot be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The benchmarks cannot be run.
+    #[error(transparent)]
+    Benchmark(#[from] BenchmarkError),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -267,6 +278,7 @@ struct Trainer<'a> {
     tokens: String,
     feed: Prefetch,
     validator: Option<Validator>,
+    benchmarks: Option<Benchmarks>,
     state: State,
     host: Host,
     guard: Guard,
@@ -299,6 +311,8 @@ impl<'a> Trainer<'a> {
             epochs: rows / loader.windows() as f64,
             sources: &source::shares(&run, &loader),
         });
+        let section = run.eval.as_ref();
+        let benchmarks = section.map(|section| Benchmarks::open(section, tokenizer.as_ref())).transpose()?;
         checkpoint::clean(&folder.checkpoints())?;
         let newest = newest(&folder, sink)?;
         let (mut state, _) = Arena::build(stream, |arena| State::layout(arena, &run))?;
@@ -329,6 +343,7 @@ impl<'a> Trainer<'a> {
             tokenizer,
             tokens: identity,
             validator,
+            benchmarks,
             state,
             guard,
             metrics,
@@ -350,6 +365,9 @@ impl<'a> Trainer<'a> {
             stopped = self.options.stop.load(Ordering::Relaxed) && !last;
             if due(self.step, self.run.validation.every_steps) || last {
                 self.validate(sink)?;
+            }
+            if last || self.run.eval.as_ref().is_some_and(|eval| due(self.step, eval.every_steps)) {
+                self.benchmark(sink)?;
             }
             if due(self.step, self.run.checkpoint.every_steps) || last || stopped {
                 self.save(sink)?;
@@ -429,6 +447,18 @@ impl<'a> Trainer<'a> {
         self.metrics.validated(&row)?;
         sink(Event::Validated(&row));
         self.validation = Some(row);
+        Ok(())
+    }
+
+    fn benchmark(&mut self, sink: &mut Sink<'_>) -> Result<(), TrainError> {
+        let (Some(benchmarks), Some(tokenizer)) = (&self.benchmarks, &self.tokenizer) else { return Ok(()) };
+        let start = Instant::now();
+        let weights = self.state.compute.as_ref().unwrap_or(&self.state.master);
+        let rows = benchmarks.score(self.stream, &self.run.model, weights, tokenizer, self.step)?;
+        for row in &rows {
+            self.metrics.task(row)?;
+        }
+        sink(Event::Scored { rows: &rows, ms: start.elapsed().as_secs_f64() * 1e3 });
         Ok(())
     }
 

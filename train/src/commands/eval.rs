@@ -1,6 +1,6 @@
-//! `esker eval`: bits per byte of a text, of shards, or of a run's own validation tokens.
+//! `esker eval`: bits per byte of a text, of shards, or of a run's own validation tokens; benchmarks in `tasks.rs`.
 
-use super::{Failure, model::Opened, print, print_json};
+use super::{Failure, model::Opened, print, print_json, tasks};
 use crate::{cli, config, folder, plan::grouped, source};
 use esker_data::{shard::Check, tokens::TokenSet};
 use esker_eval::loss::{Loss, Scorer};
@@ -23,6 +23,9 @@ struct Answer {
 }
 
 pub fn run(args: cli::Eval) -> Result<(), Failure> {
+    if !args.tasks.names.is_empty() {
+        return tasks::run(&args);
+    }
     let model = Opened::new(&args.model)?;
     let run_config = args.model.dir.join(folder::CONFIG);
     let mut seq = if args.seq > 0 { args.seq } else { model.config().context.min(SEQ_MAX) };

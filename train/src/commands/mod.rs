@@ -12,6 +12,7 @@ mod parity;
 mod plan;
 mod score;
 mod serve;
+mod tasks;
 mod tokenize;
 mod train;
 

@@ -127,7 +127,7 @@ impl Reports {
     fn on(&mut self, event: &Event<'_>) {
         match event {
             Event::Planned { folder, .. } => self.folder = Some(folder.to_path_buf()),
-            Event::Validated(_) if self.last.is_none_or(|at| at.elapsed() > REPORT_EVERY) => {
+            Event::Validated(_) | Event::Scored { .. } if self.last.is_none_or(|at| at.elapsed() > REPORT_EVERY) => {
                 self.last = Some(Instant::now());
                 if let Some(folder) = &self.folder
                     && let Err(e) = report::write(folder)

@@ -1,7 +1,8 @@
 //! What no type can say: relations between numbers. Each refusal names a key and gives the numbers.
 
-use super::{Action, Batch, Data, File, Guard, Optim, Sample, Schedule, Source, TokenizerChoice, Train};
+use super::{Action, Batch, Data, Eval, File, Guard, Optim, Sample, Schedule, Source, TokenizerChoice, Train};
 use esker_data::mix::{Mix, MixError};
+use esker_eval::tasks;
 use esker_kernels::tensor::DType;
 
 /// A key and what is wrong with it.
@@ -36,6 +37,7 @@ pub(super) fn check(f: &File) -> Result<(), Refusal> {
         format!("{} is less than one sequence, batch.seq_len = {}", f.validation.tokens, f.batch.seq_len)
     })?;
     holds(f.checkpoint.keep_last >= 1, "checkpoint.keep_last", || "0 would keep none; at least 1".into())?;
+    f.eval.as_ref().map_or(Ok(()), eval)?;
     f.sample.as_ref().map_or(Ok(()), sample)
 }
 
@@ -104,6 +106,14 @@ fn mixture(d: &Data) -> Result<(), Refusal> {
     Mix::of_decimals(&weights).map(drop).map_err(|e| match e {
         MixError::Weight { source_number, .. } => (format!("data.mixture[{source_number}].weight"), e.to_string()),
         _ => ("data.mixture".into(), e.to_string()),
+    })
+}
+
+fn eval(e: &Eval) -> Result<(), Refusal> {
+    holds(!e.tasks.is_empty(), "eval.tasks", || format!("is empty; there are {}", tasks::NAMES.join(", ")))?;
+    let unknown = e.tasks.iter().find(|name| !tasks::exists(name));
+    holds(unknown.is_none(), "eval.tasks", || {
+        format!("{:?} is no task; there are {}", unknown.expect("just found"), tasks::NAMES.join(", "))
     })
 }
 

@@ -3,7 +3,7 @@
 //! A checkpoint keeps the canonical form: the file as sorted JSON without the keys that can change no weight. A run
 //! resumes only under an equal one, and the keys that differ are named. Harmless, and so left out: names, paths (the
 //! tokens themselves are compared by digest), `batch.micro_rows`, `train.threads`, `train.recompute`, `[validation]`,
-//! `[checkpoint]`, `[sample]`, and `train.steps` under a constant schedule; under the others the number of steps
+//! `[checkpoint]`, `[eval]`, `[sample]`, and `train.steps` under a constant schedule; under the others the number of steps
 //! shapes the learning rate from the start.
 
 use super::{File, Run, Schedule};
@@ -40,7 +40,7 @@ impl Run {
 
 fn canonical(file: &File) -> Value {
     let mut all = serde_json::to_value(file).expect("config: a File is always JSON");
-    for key in ["name", "validation", "checkpoint", "sample"] {
+    for key in ["name", "validation", "checkpoint", "eval", "sample"] {
         drop_key(&mut all, &[key]);
     }
     for key in [

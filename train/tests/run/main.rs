@@ -1,5 +1,6 @@
 //! What holds of a run as a whole: one binary, so that it links once.
 
+mod benchmarks;
 mod bits;
 mod checkpoints;
 mod configs;
