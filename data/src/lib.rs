@@ -5,7 +5,8 @@
 //! shards of a split, or takes documents from memory; a [`loader`] cuts the tokens into windows,
 //! draws from several sources as a [`mix`] says, and puts windows into the [`order`] of an epoch,
 //! which is a function and no file. [`prefetch`] makes rows ahead of whoever needs them.
-//! [`corpus`] is the text that comes with the binary.
+//! [`corpus`] is the text that comes with the binary; [`formats`] reads and writes the token files
+//! of others.
 //!
 //! ```text
 //! text, corpus -> tokenizer -> pack -> shard files -> tokens -> loader (mix, order) -> prefetch -> rows of ids
@@ -33,6 +34,7 @@
 //! ```
 
 pub mod corpus;
+pub mod formats;
 pub mod loader;
 pub mod mix;
 pub mod order;

@@ -43,6 +43,8 @@ pub const IGNORED: u32 = u32::MAX;
 pub enum LoaderError {
     #[error(transparent)]
     Shard(#[from] ShardError),
+    #[error(transparent)]
+    Foreign(#[from] Box<crate::formats::FormatError>),
     #[error("no shards were given; name at least one")]
     NoShards,
     #[error(

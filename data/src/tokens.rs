@@ -1,4 +1,5 @@
-//! What a loader reads: the parts of one split, each a shard on disk or documents in memory.
+//! What a loader reads: the parts of one split, each a shard on disk, a file of
+//! another program read in place, or documents in memory.
 //!
 //! All parts share tokenizer, vocabulary and end mark. Parts stay apart: no window crosses from
 //! one into the next.
@@ -6,6 +7,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::formats::InPlace;
 use crate::loader::LoaderError;
 use crate::shard::{Check, Shard};
 
@@ -22,6 +24,8 @@ pub struct TokenSet {
 #[derive(Debug)]
 pub(crate) enum Part {
     Shard(Shard),
+    /// A file of another program, read in place.
+    Foreign(InPlace),
     Memory(Memory),
 }
 
@@ -70,6 +74,16 @@ impl TokenSet {
         };
         let path = |set: &TokenSet| set.parts.first().map_or_else(PathBuf::new, Part::name);
         Err(LoaderError::Mixed { path: path(self), field, first: path(first) })
+    }
+
+    /// Files of other programs, in the order given, each a part. Nobody knows the bytes of text
+    /// behind their tokens, nor the tokenizer: the caller says what vocabulary and end mark are.
+    pub fn from_foreign(files: Vec<InPlace>, vocab_size: u32, eos: Option<u32>) -> Result<TokenSet, LoaderError> {
+        if files.is_empty() {
+            return Err(LoaderError::NoShards);
+        }
+        let parts = files.into_iter().map(Part::Foreign).collect();
+        Ok(TokenSet { parts, vocab_size, eos, tokenizer_hash: None })
     }
 
     /// One part in memory, from `(tokens, bytes of text)` of each document. The end mark, if
@@ -154,8 +168,10 @@ impl TokenSet {
 
     /// Asks the system to bring tokens of a part into memory.
     pub(crate) fn advise(&self, part: usize, tokens: Range<u64>) {
-        if let Part::Shard(shard) = &self.parts[part] {
-            shard.advise(tokens);
+        match &self.parts[part] {
+            Part::Shard(shard) => shard.advise(tokens),
+            Part::Foreign(file) => file.advise(tokens),
+            Part::Memory(_) => {}
         }
     }
 
@@ -165,6 +181,7 @@ impl TokenSet {
         let from = &self.parts[part];
         match from {
             Part::Shard(shard) => shard.tokens(start, out)?,
+            Part::Foreign(file) => file.slice(start, out).map_err(Box::new)?,
             Part::Memory(m) => {
                 let start = start as usize;
                 out.copy_from_slice(&m.tokens[start..start + out.len()]);
@@ -188,6 +205,7 @@ impl Part {
     pub(crate) fn tokens(&self) -> u64 {
         match self {
             Part::Shard(s) => s.header().tokens,
+            Part::Foreign(f) => f.tokens(),
             Part::Memory(m) => m.tokens.len() as u64,
         }
     }
@@ -195,6 +213,7 @@ impl Part {
     pub(crate) fn documents(&self) -> u64 {
         match self {
             Part::Shard(s) => s.header().documents,
+            Part::Foreign(f) => f.documents(),
             Part::Memory(m) => m.ends.len() as u64,
         }
     }
@@ -202,6 +221,7 @@ impl Part {
     pub(crate) fn text_bytes(&self) -> u64 {
         match self {
             Part::Shard(s) => s.header().text_bytes,
+            Part::Foreign(_) => 0,
             Part::Memory(m) => m.ends.last().map_or(0, |&(_, bytes)| bytes),
         }
     }
@@ -210,6 +230,7 @@ impl Part {
     pub(crate) fn document(&self, d: u64) -> (Range<u64>, Range<u64>) {
         match self {
             Part::Shard(s) => s.document(d),
+            Part::Foreign(f) => (f.document(d), 0..0),
             Part::Memory(m) => {
                 let d = d as usize;
                 let (start, text_start) = if d == 0 { (0, 0) } else { m.ends[d - 1] };
@@ -222,6 +243,7 @@ impl Part {
     pub(crate) fn document_of(&self, at: u64) -> u64 {
         match self {
             Part::Shard(s) => s.document_of(at),
+            Part::Foreign(f) => f.document_of(at),
             Part::Memory(m) => m.ends.partition_point(|&(end, _)| end <= at) as u64,
         }
     }
@@ -229,6 +251,7 @@ impl Part {
     pub(crate) fn name(&self) -> PathBuf {
         match self {
             Part::Shard(s) => s.path().to_path_buf(),
+            Part::Foreign(f) => f.path().to_path_buf(),
             Part::Memory(_) => Path::new("memory").to_path_buf(),
         }
     }

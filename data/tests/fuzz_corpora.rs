@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 #[path = "../fuzz/entries"]
 mod entries {
+    pub mod formats;
     pub mod manifest;
     pub mod shard;
     pub mod text;
@@ -123,6 +124,7 @@ fn corpora() {
         ("text", entries::text::run),
         ("tokenizer", entries::tokenizer::run),
         ("manifest", entries::manifest::run),
+        ("formats", entries::formats::run),
     ] {
         let mut files: Vec<PathBuf> =
             std::fs::read_dir(root.join(target)).unwrap().map(|e| e.unwrap().path()).collect();

@@ -7,7 +7,7 @@ use esker::{GOLDEN, esker, fails, json, model_folder};
 const COMMANDS: [&str; 11] =
     ["train", "plan", "generate", "score", "eval", "tokenize", "import", "export", "parity", "bench", "doctor"];
 /// The commands of `esker data`.
-const DATA: [&str; 3] = ["verify", "inspect", "mix"];
+const DATA: [&str; 5] = ["import", "export", "verify", "inspect", "mix"];
 
 #[test]
 fn every_command_shows_an_example_of_itself() {

@@ -1,11 +1,38 @@
 //! The command line of `esker data`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use esker_data::formats::{Format, Int};
 use std::path::PathBuf;
 
 /// The commands of `esker data`.
 #[derive(Debug, Subcommand)]
 pub enum Data {
+    /// Turn token files of other programs into token shards
+    #[command(after_help = "\
+INPUT is a file, or a folder of them, all of one format:
+  megatron   NAME.bin and NAME.idx             datatrove  *.ds, *.ds.index, *.ds.loss, *.ds.metadata
+  llmc       *.bin of llm.c, modded-nanogpt    mds        a folder with index.json, raw or zstd
+  nanogpt    *.bin, u16 ids alone              tokshuf    DCLM's *.tar and manifest.jsonl (needs --eos, --pad)
+  olmo       *.npy without header, *.csv.gz    templar    train_N.npy, sample_ids_N.bin
+  npy        NumPy arrays of one or two dimensions
+The tokenizer that made the ids gives vocabulary, end mark and bytes of text, and training asks for it; without one,
+name --vocab-size and --eos.
+
+Examples:
+  esker data import --tokenizer tokenizer.json --out tokens train_text_document.bin
+  esker data import --eos 50256 --vocab-size 50257 --out tokens fineweb_train_000001.bin
+  esker data import --tokenizer neox/tokenizer.json --eos 0 --pad 50256 --out tokens dclm/")]
+    Import(Import),
+    /// Write token shards as files of another program
+    #[command(after_help = "\
+Each split becomes a file (train.bin) or a folder (train/) of --out; nothing is replaced. Formats with samples,
+contexts or windows need --seq-len; what does not fill the last is left out and counted, save in tokshuf, which fills
+it up with --pad.
+
+Examples:
+  esker data export --format megatron --out megatron tokens
+  esker data export --format mds --seq-len 2048 --out mds tokens")]
+    Export(Export),
     /// Read every byte of token shards and hold it against its digest
     #[command(after_help = "\
 PATH is a shard, or a folder of them; in a folder with a manifest.json, the shards it lists and tokenizer.json are held
@@ -76,4 +103,134 @@ pub struct Mix {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `esker data import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Which format: auto, megatron, llmc, nanogpt, olmo, datatrove, mds, tokshuf, templar or npy
+    #[arg(long, default_value = "auto", value_parser = format_or_auto)]
+    pub format: FormatOrAuto,
+    /// The tokenizer that made the ids: a tokenizer.json, a folder that holds one, or `bytes`
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// The id that ends a document (in llm.c: that opens one); the tokenizer's when left out
+    #[arg(long, value_name = "ID")]
+    pub eos: Option<u32>,
+    /// The id that fills contexts up; it is left out at their ends
+    #[arg(long, value_name = "ID")]
+    pub pad: Option<u32>,
+    /// Ids are below this; the tokenizer's when left out
+    #[arg(long, value_name = "N")]
+    pub vocab_size: Option<u32>,
+    /// How ids are stored where files do not say: u8, i8, u16, i16, u32, i32, u64 or i64
+    #[arg(long, value_name = "TYPE", value_parser = int)]
+    pub dtype: Option<Int>,
+    /// What a document is: what the format says, what ends with the end mark, or every record as it is
+    #[arg(long, value_enum, default_value_t = Divide::Auto)]
+    pub documents: Divide,
+    /// The column of MDS with the tokens; tokens or input_ids when left out
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// Read datatrove files with masked tokens as if nothing were masked
+    #[arg(long)]
+    pub drop_loss_mask: bool,
+    /// Folder for shards and manifest.json
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Files and folders to read
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Share of the documents kept for validation
+    #[arg(long, default_value_t = 0.0)]
+    pub val_fraction: f64,
+    /// Decides which documents those are
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Replace shards that are there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print what was made as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker data export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Which format: megatron, llmc, nanogpt, olmo, datatrove, mds, tokshuf, templar or npy
+    #[arg(long)]
+    pub format: Format,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Folder of shards with its manifest.json
+    #[arg(value_name = "SHARD_DIR")]
+    pub shards: PathBuf,
+    /// Only this split
+    #[arg(long, value_enum)]
+    pub split: Option<Part>,
+    /// Tokens of a sample (mds), context (tokshuf), window (templar) or row (npy)
+    #[arg(long, value_name = "N")]
+    pub seq_len: Option<usize>,
+    /// The id that fills the last context of tokshuf up
+    #[arg(long, value_name = "ID")]
+    pub pad: Option<u32>,
+    /// How ids are stored; what the format's own tools would choose when left out
+    #[arg(long, value_name = "TYPE", value_parser = int)]
+    pub dtype: Option<Int>,
+    /// A document is a sample or context, not a window of the stream (mds, tokshuf)
+    #[arg(long)]
+    pub records: bool,
+    /// mds: samples of encoding `bytes` (of i64, or --dtype), as llm-foundry writes them
+    #[arg(long)]
+    pub bytes: bool,
+    /// mds: compress shards
+    #[arg(long)]
+    pub zstd: bool,
+    /// mds: bytes of a shard at most; 67108864 when left out
+    #[arg(long, value_name = "BYTES")]
+    pub shard_bytes: Option<u64>,
+    /// tokshuf: contexts of a tar; 8192 when left out
+    #[arg(long, value_name = "N")]
+    pub shard_contexts: Option<u64>,
+    /// Print what was written as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which format an import reads; none is found by name and content.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatOrAuto(pub Option<Format>);
+
+fn format_or_auto(name: &str) -> Result<FormatOrAuto, String> {
+    match name {
+        "auto" => Ok(FormatOrAuto(None)),
+        name => name.parse().map(|format| FormatOrAuto(Some(format))),
+    }
+}
+
+fn int(name: &str) -> Result<Int, String> {
+    let names = || Int::ALL.map(|(_, name)| name).join(", ");
+    Int::from_name(name).ok_or_else(|| format!("{name:?} is no integer type; expected {}", names()))
+}
+
+/// What an import takes for a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Divide {
+    /// The format's table where it has one, else end marks
+    Auto,
+    /// End marks
+    Marks,
+    /// Documents of a table, samples, contexts, windows or rows, whole
+    Records,
+}
+
+/// A split by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Training documents
+    Train,
+    /// Validation documents
+    Val,
 }

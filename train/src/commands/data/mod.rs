@@ -1,5 +1,8 @@
 //! `esker data`: token shards and what they were made from, a file a command.
 
+mod bar;
+mod export;
+mod import;
 mod inspect;
 mod mix;
 mod tokens;
@@ -10,6 +13,8 @@ use crate::cli::data::Data;
 
 pub fn run(command: Data) -> Result<(), Failure> {
     match command {
+        Data::Import(args) => import::run(args),
+        Data::Export(args) => export::run(args),
         Data::Inspect(args) => inspect::run(args),
         Data::Mix(args) => mix::run(args),
         Data::Verify(args) => verify::run(args),
