@@ -4,8 +4,9 @@ mod esker;
 
 use esker::{GOLDEN, esker, fails, json, model_folder};
 
-const COMMANDS: [&str; 11] =
-    ["train", "plan", "generate", "score", "eval", "tokenize", "import", "export", "parity", "bench", "doctor"];
+const COMMANDS: [&str; 12] = [
+    "train", "plan", "generate", "score", "serve", "eval", "tokenize", "import", "export", "parity", "bench", "doctor",
+];
 /// The commands of `esker data`.
 const DATA: [&str; 5] = ["import", "export", "verify", "inspect", "mix"];
 
@@ -231,4 +232,19 @@ fn shards_are_checked_and_looked_at() {
     assert!(ran.stdout.contains("tokenizer.json: digest") && ran.stderr.contains("2 of 3 files"), "{}", ran.stdout);
     fails(&["data", "verify", &path("nowhere")], 3, &["nowhere"]);
     fails(&["data", "verify", dir.path().to_str().unwrap()], 2, &["holds no manifest.json"]);
+}
+
+#[test]
+fn a_gguf_file_becomes_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/fuzz/corpus/gguf/valid-");
+    for (name, text) in [("gpt2", "abab"), ("llama-2", "a a")] {
+        let answer = json(&["import", &format!("{gguf}{name}"), &path(name), "--json"]);
+        assert_eq!(answer["max_difference"], 0.0);
+        json(&["generate", "--model", &path(name), "--prompt", text, "--tokens", "2", "--greedy", "--json"]);
+    }
+    fails(&["import", &format!("{gguf}gpt2"), &path("gpt2")], 2, &["has a model already"]);
+    let damaged = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/fuzz/corpus/gguf/kind-q4-k");
+    fails(&["import", damaged, &path("other")], 2, &["kind-q4-k", "blk.0.attn_q.weight", "Q4_K", "help:"]);
 }

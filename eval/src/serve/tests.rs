@@ -141,7 +141,9 @@ fn prompts_are_scored_as_by_the_engine() {
         assert!(one["choices"][2]["logprobs"]["token_logprobs"][0].is_null());
         assert_eq!(one["choices"][1]["text"].as_str().unwrap().find("The rain flies"), Some(0));
         assert_eq!(none["choices"][0]["text"], "The rain falls");
-        assert_eq!(some["choices"][0]["logprobs"]["top_logprobs"][5].as_object().unwrap().len() / 4, 1);
+        // Four and the chosen one, fewer where several are spelt alike.
+        let tops = some["choices"][0]["logprobs"]["top_logprobs"][5].as_object().unwrap().len();
+        assert!((1..=5).contains(&tops), "{tops}");
     });
 }
 
