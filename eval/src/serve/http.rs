@@ -9,7 +9,7 @@ use super::{
 };
 use axum::{
     Json, Router,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes, HttpBody, to_bytes},
     extract::{ConnectInfo, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -144,12 +144,17 @@ async fn completions(
     ConnectInfo(busy): ConnectInfo<Busy>,
     body: Body,
 ) -> Result<Response, Refusal> {
+    let large = || {
+        let message = format!("the body was cut short or is larger than {BODY_BYTES_MAX} bytes");
+        refused(StatusCode::PAYLOAD_TOO_LARGE, &message)
+    };
+    // A length that is told is believed where it is too much.
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(large());
+    }
     let body = match timeout(PATIENCE, to_bytes(body, BODY_BYTES_MAX)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            let message = format!("the body was cut short or is larger than {BODY_BYTES_MAX} bytes");
-            return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, &message));
-        }
+        Ok(Err(_)) => return Err(large()),
         Err(_) => return Err(refused(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")),
     };
     let answering = busy.answering();
