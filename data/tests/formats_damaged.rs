@@ -85,8 +85,9 @@ impl Bench {
         let options = ImportOptions { read, vocab_size: Some(VOCAB), overwrite: true, ..Default::default() };
         let live = LIVE.load(SeqCst);
         PEAK.store(live, SeqCst);
-        let outcome = std::panic::catch_unwind(|| import(std::slice::from_ref(&dir), None, &out, &options, &mut |_, _| {}))
-            .unwrap_or_else(|_| panic!("{}: {what}: panicked", self.format));
+        let outcome =
+            std::panic::catch_unwind(|| import(std::slice::from_ref(&dir), None, &out, &options, &mut |_, _| {}))
+                .unwrap_or_else(|_| panic!("{}: {what}: panicked", self.format));
         let peak = PEAK.load(SeqCst).saturating_sub(live);
         assert!(peak < MEMORY_MAX, "{}: {what}: took {peak} bytes", self.format);
         match outcome {
