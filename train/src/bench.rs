@@ -4,15 +4,18 @@
 //! *step*: forward, backward and AdamW on random tokens, all rows of the batch in memory and summed together, no clip; the
 //! four shapes are those of published figures for other trainers (stories15M and stories110M of llama2.c; GPT-2 124M as a
 //! Llama network with the same matrices a token, so that FLOPs a token agree). *decode*: one sequence, token after token,
-//! at the 110M shape, bound by reading the weights. Times are medians of wall clock; repeat them on a quiet machine.
+//! at the 110M shape, bound by reading the weights. *tokenize*: text through our own tokenizer and through the `tokenizers`
+//! crate, ids compared. Times are medians of wall clock; repeat them on a quiet machine.
 
 mod data;
 mod decode;
 mod step;
+mod tokenize;
 
 pub use data::data;
 pub use decode::decode;
 pub use step::steps;
+pub use tokenize::{Tokenize, TokenizeRow, tokenize};
 
 use esker_kernels::{Result, device::Stream, harness, peak::Peaks, tensor::DType};
 use esker_model::{Config, Family, Rope};
@@ -31,6 +34,8 @@ pub enum Row {
     Model(ModelRow),
     /// Rows of tokens from shards.
     Data(DataRow),
+    /// Text through a tokenizer.
+    Tokenize(TokenizeRow),
 }
 
 /// Reading tokens.
@@ -134,6 +139,7 @@ impl std::fmt::Display for Row {
                 }
                 writeln!(f)
             }
+            Row::Tokenize(r) => r.fmt(f),
         }
     }
 }
@@ -165,7 +171,7 @@ pub fn ops(
 
 /// What `esker bench NAME` takes.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode", "data"])
+    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode", "data", "tokenize"])
 }
 
 /// What stands above the rows.

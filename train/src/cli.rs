@@ -135,7 +135,8 @@ ops. A row of --json is one case.
 
 Examples:
   esker bench matmul --case 768 --threads 1
-  esker bench step --case stories15M --dtype bf16 --json")]
+  esker bench step --case stories15M --dtype bf16 --json
+  esker bench tokenize --tokenizer tokenizer.json --text corpus.txt --random 1000000")]
     Bench(Bench),
     /// Show what this machine has and what it reaches
     #[command(after_help = "\
@@ -397,7 +398,7 @@ pub struct Parity {
 /// `esker bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// An op, `step`, `decode` or `data`; all ops when left out
+    /// An op, `step`, `decode`, `data` or `tokenize`; all ops when left out
     pub what: Option<String>,
     /// Only cases whose printed form contains this
     #[arg(long, default_value = "", value_name = "FILTER")]
@@ -411,6 +412,18 @@ pub struct Bench {
     /// Seconds a case of `step`, `decode` and `data` runs for, about
     #[arg(long, default_value_t = 8.0)]
     pub seconds: f64,
+    /// For `tokenize`: a tokenizer.json, or a folder with one; learnt from the built-in text when left out
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// For `tokenize`: a file of text; the built-in one when left out
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// For `tokenize`: so many random strings are compared too
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    pub random: u64,
+    /// For `tokenize`: what those strings are drawn from
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,

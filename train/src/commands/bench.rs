@@ -5,6 +5,9 @@ use crate::{bench, cli};
 use esker_kernels::{device::Stream, peak::Peaks};
 
 pub fn run(args: cli::Bench) -> Result<(), Failure> {
+    if args.what.as_deref() == Some("tokenize") {
+        return tokenize(&args);
+    }
     let stream = Stream::cpu(args.threads)?;
     let peaks = Peaks::measure(&stream)?;
     let what = args.what.as_deref().unwrap_or("");
@@ -39,6 +42,22 @@ pub fn run(args: cli::Bench) -> Result<(), Failure> {
             .help("leave --case out to see all of them"));
     }
     Ok(())
+}
+
+fn tokenize(args: &cli::Bench) -> Result<(), Failure> {
+    let what = bench::Tokenize {
+        tokenizer: args.tokenizer.as_deref(),
+        text: args.text.as_deref(),
+        random: args.random,
+        seed: args.seed,
+        threads: if args.threads == 0 { std::thread::available_parallelism()?.get() } else { args.threads },
+    };
+    let mut shown = Ok(());
+    bench::tokenize(what, &mut |row| {
+        shown = if args.json { print_json(&row) } else { print(&row.to_string()) };
+        shown.is_ok()
+    })?;
+    shown
 }
 
 fn unknown(op: &str) -> Failure {
