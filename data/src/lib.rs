@@ -1,15 +1,15 @@
 //! Tokens on disk and their order.
 //!
 //! Text comes in through [`text`], one document at a time. A [`tokenizer`] turns it into ids,
-//! and [`pack`] writes these as [`shard`]s, in a folder with a manifest. [`tokens`] opens the
-//! shards of a split, or takes documents from memory; a [`loader`] cuts the tokens into windows,
-//! draws from several sources as a [`mix`] says, and puts windows into the [`order`] of an epoch,
-//! which is a function and no file. [`prefetch`] makes rows ahead of whoever needs them.
-//! [`corpus`] is the text that comes with the binary; [`formats`] reads and writes the token files
-//! of others.
+//! and [`pack`] writes these as [`shard`]s, in a folder with a manifest; [`prepare`] does all of
+//! that with files of any size. [`tokens`] opens the shards of a split, or takes documents from
+//! memory; a [`loader`] cuts the tokens into windows, draws from several sources as a [`mix`]
+//! says, and puts windows into the [`order`] of an epoch, which is a function and no file.
+//! [`prefetch`] makes rows ahead of whoever needs them. [`corpus`] is the text that comes with
+//! the binary; [`formats`] reads and writes the token files of others.
 //!
 //! ```text
-//! text, corpus -> tokenizer -> pack -> shard files -> tokens -> loader (mix, order) -> prefetch -> rows of ids
+//! text, corpus -> tokenizer -> pack, prepare -> shard files -> tokens -> loader (mix, order) -> prefetch -> rows of ids
 //! ```
 //!
 //! A row is a function of one number, its position since the start of the run: that is all the
@@ -40,6 +40,7 @@ pub mod mix;
 pub mod order;
 pub mod pack;
 pub mod prefetch;
+pub mod prepare;
 pub mod shard;
 pub mod text;
 pub mod tokenizer;

@@ -1,4 +1,4 @@
-//! From text to a folder of shards.
+//! A folder of shards.
 //!
 //! ```text
 //! manifest.json      what is in the folder, written last: without it there is no data set
@@ -7,29 +7,31 @@
 //! val-00000.shard    ...
 //! ```
 //!
-//! Documents keep their order. Each is encoded apart, on all cores in fixed batches, and closed
-//! with the end mark; the result is the same bytes on any number of threads. A document goes to
-//! validation when `mix(seed, its number)` falls below the fraction asked for: which ones does
-//! not depend on the text, on the tokenizer, or on how many documents follow.
+//! Documents keep their order. Each is encoded apart and closed with the end mark; the result is
+//! the same bytes on any number of threads. A document goes to validation when `mix(seed, its
+//! number)` falls below the fraction asked for; documents that were dropped have no number.
+//! Which ones go does not depend on the text, on the tokenizer, or on how many documents follow.
+//!
+//! [`pack`] takes documents from memory; [`prepare`](crate::prepare::prepare) takes files.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::corpus;
 use crate::loader::LoaderError;
 use crate::order::mix;
-use crate::shard::{Check, Header, Shard, ShardError, ShardSpec, ShardWriter, sync_parent};
-use crate::text::{TextError, TextOptions, documents};
+use crate::shard::{Header, ShardError, ShardSpec, ShardWriter, sync_parent};
+use crate::text::{TextError, TextOptions};
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::tokens::TokenSet;
-use crate::{brief, corpus};
 
-/// Name of the manifest in a folder of shards.
-pub const MANIFEST: &str = "manifest.json";
-/// A manifest names each shard in about 200 bytes.
-const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+mod manifest;
+
+pub use manifest::{
+    Bad, Chosen, Dropped, DroppedDocument, InputEntry, MANIFEST, Manifest, Prepared, ShardEntry, SplitEntry, Why,
+};
+
 /// Text encoded at a time.
 const BATCH_BYTES: usize = 8 << 20;
 /// Documents of a shard; its index is in memory while it is written.
@@ -51,12 +53,16 @@ pub enum PackError {
     Io { path: PathBuf, action: &'static str, source: std::io::Error },
     #[error("{path}: holds a data set already; choose another folder, or allow overwriting it")]
     Exists { path: PathBuf },
+    #[error("{path}: another process is writing this data set; wait for it, or choose another folder")]
+    Busy { path: PathBuf },
     #[error("{tokenizer}: has no end mark for documents; name one of its tokens as eos")]
     NoEos { tokenizer: String },
     #[error("val_fraction is {got}, expected 0 or more and less than 1")]
     ValFraction { got: f64 },
-    #[error("shard_tokens is 0, expected 1 or more")]
-    ShardTokens,
+    #[error("{key} is 0, expected 1 or more")]
+    Zero { key: &'static str },
+    #[error("cannot start {threads} threads: {reason}; ask for fewer")]
+    Threads { threads: usize, reason: String },
     #[error("the inputs hold no text; give files with at least one document")]
     NoText,
     #[error("{path}: {reason}; make the folder again with `esker tokenize`")]
@@ -99,82 +105,54 @@ pub struct PackOptions {
     /// Replace a data set that is there.
     pub overwrite: bool,
     pub text: TextOptions,
+    /// What to do with a document that cannot be used.
+    pub bad: Bad,
+    /// Make of a document without text an end mark alone; else it is dropped.
+    pub keep_empty: bool,
+    /// Work is kept, should the process end, after about this many bytes of unpacked input.
+    pub piece_bytes: u64,
+    /// Threads that encode; 0 takes every core.
+    pub threads: usize,
 }
 
 impl Default for PackOptions {
-    /// One document of a hundred held out, shards of 2^27 tokens.
+    /// One document of a hundred held out, shards of 2^29 tokens (1 or 2 GiB), a faulty document is an error.
     fn default() -> PackOptions {
         PackOptions {
             val_fraction: 0.01,
             seed: 0,
-            shard_tokens: 1 << 27,
+            shard_tokens: 1 << 29,
             overwrite: false,
             text: TextOptions::default(),
+            bad: Bad::Error,
+            keep_empty: false,
+            piece_bytes: 64 << 20,
+            threads: 0,
         }
     }
 }
 
-/// What a folder of shards holds: manifest.json.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// `"esker-shards"`.
-    pub format: String,
-    /// 1.
-    pub version: u32,
-    pub vocab_size: u32,
-    /// The id that closes each document.
-    pub eos: u32,
-    /// blake3 of tokenizer.json, in hex.
-    pub tokenizer_hash: String,
-    pub train: SplitEntry,
-    pub val: SplitEntry,
+/// Which documents are held out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holdout {
+    seed: u64,
+    /// Of 2^53 equally likely keys, so that the product with a fraction is exact.
+    below: u64,
 }
 
-/// One split of a [`Manifest`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SplitEntry {
-    pub documents: u64,
-    /// End marks counted.
-    pub tokens: u64,
-    /// UTF-8 bytes of the text.
-    pub text_bytes: u64,
-    pub shards: Vec<ShardEntry>,
-}
-
-/// One shard of a [`SplitEntry`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShardEntry {
-    /// A name in the same folder.
-    pub file: String,
-    pub documents: u64,
-    pub tokens: u64,
-    pub text_bytes: u64,
-    /// blake3 of the shard's header in hex, which holds the digest of all the rest.
-    pub header_blake3: String,
-}
-
-/// Reads `inputs`, encodes, and writes `out_dir`: see the head of this page.
-pub fn tokenize(
-    inputs: &[PathBuf],
-    tokenizer: &Tokenizer,
-    out_dir: &Path,
-    options: &PackOptions,
-) -> Result<Manifest, PackError> {
-    let fraction = options.val_fraction;
-    if !(0.0..1.0).contains(&fraction) {
-        return Err(PackError::ValFraction { got: fraction });
+impl Holdout {
+    pub(crate) fn new(fraction: f64, seed: u64) -> Result<Holdout, PackError> {
+        if !(0.0..1.0).contains(&fraction) {
+            return Err(PackError::ValFraction { got: fraction });
+        }
+        Ok(Holdout { seed, below: (fraction * (1u64 << 53) as f64) as u64 })
     }
-    // Of 2^53 equally likely keys, so that the product is exact.
-    let below = (fraction * (1u64 << 53) as f64) as u64;
-    let split = |number: usize| {
-        let key = mix(mix(options.seed).wrapping_add(number as u64 + 1)) >> 11;
-        if key < below { Split::Val } else { Split::Train }
-    };
-    let all = documents(inputs, &options.text)?.enumerate();
-    pack(all.map(|(i, d)| d.map(|d| (split(i), d.text))), tokenizer, out_dir, options)
+
+    /// The split of document `number`, counted from 0 over those that were not dropped.
+    pub(crate) fn split(&self, number: u64) -> Split {
+        let key = mix(mix(self.seed).wrapping_add(number + 1)) >> 11;
+        if key < self.below { Split::Val } else { Split::Train }
+    }
 }
 
 /// Packs the embedded corpus with its own split.
@@ -183,41 +161,16 @@ pub fn pack_embedded(tokenizer: &Tokenizer, out_dir: &Path, options: &PackOption
 }
 
 /// Encodes documents that already know their split, and writes `out_dir`. Of the options it
-/// uses `shard_tokens` and `overwrite`.
+/// uses `shard_tokens` and `overwrite`; an empty document becomes an end mark.
 pub fn pack(
     documents: impl Iterator<Item = Result<(Split, String), TextError>>,
     tokenizer: &Tokenizer,
     out_dir: &Path,
     options: &PackOptions,
 ) -> Result<Manifest, PackError> {
-    if options.shard_tokens == 0 {
-        return Err(PackError::ShardTokens);
-    }
-    let eos = tokenizer.eos().ok_or_else(|| PackError::NoEos { tokenizer: tokenizer.name().into() })?;
-    let io = |path: &Path, action| {
-        let path = path.to_path_buf();
-        move |source| PackError::Io { path, action, source }
-    };
-    std::fs::create_dir_all(out_dir).map_err(io(out_dir, "create"))?;
-    let manifest_path = out_dir.join(MANIFEST);
-    if manifest_path.exists() {
-        if !options.overwrite {
-            return Err(PackError::Exists { path: out_dir.to_path_buf() });
-        }
-        // From here on the folder is no data set until the new manifest stands.
-        std::fs::remove_file(&manifest_path).map_err(io(&manifest_path, "remove"))?;
-    }
-    let spec = ShardSpec { vocab_size: tokenizer.vocab_size(), eos: Some(eos), tokenizer_hash: tokenizer.hash() };
-    let new = |split| SplitWriter {
-        dir: out_dir,
-        split,
-        spec,
-        max_tokens: options.shard_tokens,
-        open: None,
-        entry: SplitEntry::default(),
-    };
-    let (mut train, mut val) = (new(Split::Train), new(Split::Val));
-
+    let spec = spec_of(tokenizer)?;
+    claim(out_dir, options.overwrite)?;
+    let mut writers = Writers::new(out_dir, spec, options)?;
     let mut documents = documents.peekable();
     while documents.peek().is_some() {
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -231,115 +184,80 @@ pub fn pack(
         let encoded: Vec<_> = batch.par_iter().map(|(_, text)| tokenizer.encode(text)).collect();
         for ((split, text), ids) in batch.iter().zip(encoded) {
             let mut ids = ids?;
-            ids.push(eos);
-            let writer = if *split == Split::Train { &mut train } else { &mut val };
-            writer.push(&ids, text.len() as u64)?;
+            ids.extend(spec.eos);
+            writers.push(*split, &ids, text.len() as u64)?;
         }
     }
-    let manifest = Manifest {
-        format: FORMAT.into(),
-        version: FORMAT_VERSION,
-        vocab_size: spec.vocab_size,
-        eos,
-        tokenizer_hash: hex(&spec.tokenizer_hash),
-        train: train.finish()?,
-        val: val.finish()?,
-    };
-    if manifest.train.documents + manifest.val.documents == 0 {
-        return Err(PackError::NoText);
-    }
-    write_aside(&out_dir.join("tokenizer.json"), tokenizer.json())?;
-    let mut json = serde_json::to_vec_pretty(&manifest).expect("plain values");
-    json.push(b'\n');
-    write_aside(&manifest_path, &json)?;
-    Ok(manifest)
+    writers.finish(tokenizer, None)
 }
 
-const FORMAT: &str = "esker-shards";
-const FORMAT_VERSION: u32 = 1;
+/// What all shards of a tokenizer share.
+pub(crate) fn spec_of(tokenizer: &Tokenizer) -> Result<ShardSpec, PackError> {
+    let eos = tokenizer.eos().ok_or_else(|| PackError::NoEos { tokenizer: tokenizer.name().into() })?;
+    Ok(ShardSpec { vocab_size: tokenizer.vocab_size(), eos: Some(eos), tokenizer_hash: tokenizer.hash() })
+}
 
-impl Manifest {
-    /// Reads a manifest.json, or that of a folder.
-    pub fn load(path: &Path) -> Result<Manifest, PackError> {
-        let path = if path.is_dir() { path.join(MANIFEST) } else { path.to_path_buf() };
-        let io = |source| PackError::Io { path: path.clone(), action: "read", source };
-        let file = std::fs::File::open(&path).map_err(io)?;
-        let mut json = Vec::new();
-        file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut json).map_err(io)?;
-        Manifest::parse(&json, &path)
+/// Makes the folder. From here on it is no data set until a manifest stands in it.
+pub(crate) fn claim(dir: &Path, overwrite: bool) -> Result<(), PackError> {
+    let io = |path: &Path, action| {
+        let path = path.to_path_buf();
+        move |source| PackError::Io { path, action, source }
+    };
+    std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
+    let manifest = dir.join(MANIFEST);
+    if manifest.exists() {
+        if !overwrite {
+            return Err(PackError::Exists { path: dir.to_path_buf() });
+        }
+        std::fs::remove_file(&manifest).map_err(io(&manifest, "remove"))?;
+    }
+    Ok(())
+}
+
+/// The shards of both splits, being written.
+pub(crate) struct Writers<'a> {
+    dir: &'a Path,
+    spec: ShardSpec,
+    train: SplitWriter<'a>,
+    val: SplitWriter<'a>,
+}
+
+impl<'a> Writers<'a> {
+    pub(crate) fn new(dir: &'a Path, spec: ShardSpec, options: &PackOptions) -> Result<Writers<'a>, PackError> {
+        if options.shard_tokens == 0 {
+            return Err(PackError::Zero { key: "shard_tokens" });
+        }
+        let max_tokens = options.shard_tokens;
+        let new = |split| SplitWriter { dir, split, spec, max_tokens, open: None, entry: SplitEntry::default() };
+        Ok(Writers { dir, spec, train: new(Split::Train), val: new(Split::Val) })
     }
 
-    /// Reads the bytes of a manifest.json; `path` is named in errors.
-    pub fn parse(json: &[u8], path: &Path) -> Result<Manifest, PackError> {
-        let bad = |reason: String| PackError::Manifest { path: path.to_path_buf(), reason: brief(reason) };
-        if json.len() as u64 > MAX_MANIFEST_BYTES {
-            return Err(bad(format!("more than the {MAX_MANIFEST_BYTES} bytes a manifest may have")));
-        }
-        let m: Manifest = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
-        if m.format != FORMAT || m.version != FORMAT_VERSION {
-            return Err(bad(format!(
-                "format {:?}, version {}; this build reads {FORMAT:?}, version {FORMAT_VERSION}",
-                m.format, m.version
-            )));
-        }
-        if m.vocab_size == 0 || m.eos >= m.vocab_size {
-            return Err(bad(format!("eos {} is not below vocab_size {}", m.eos, m.vocab_size)));
-        }
-        if unhex(&m.tokenizer_hash).is_none() {
-            return Err(bad("`tokenizer_hash` is not 64 hex digits".into()));
-        }
-        for (name, split) in [("train", &m.train), ("val", &m.val)] {
-            let sum = |f: fn(&ShardEntry) -> u64| split.shards.iter().try_fold(0u64, |a, s| a.checked_add(f(s)));
-            let sums = [sum(|s| s.documents), sum(|s| s.tokens), sum(|s| s.text_bytes)];
-            if sums != [Some(split.documents), Some(split.tokens), Some(split.text_bytes)] {
-                return Err(bad(format!("the counts of `{name}` are not the sums over its shards")));
-            }
-            for shard in &split.shards {
-                // A name, never a way out of the folder.
-                let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                if !shard.file.chars().all(plain) || shard.file.starts_with('.') || shard.file.is_empty() {
-                    return Err(bad(format!("{:?} is not a plain file name", shard.file)));
-                }
-                if unhex(&shard.header_blake3).is_none() {
-                    return Err(bad(format!("`header_blake3` of {:?} is not 64 hex digits", shard.file)));
-                }
-            }
-        }
-        Ok(m)
+    /// Appends a document, its end mark with it.
+    pub(crate) fn push(&mut self, split: Split, ids: &[u32], text_bytes: u64) -> Result<(), ShardError> {
+        let writer = if split == Split::Train { &mut self.train } else { &mut self.val };
+        writer.push(ids, text_bytes)
     }
 
-    pub fn split(&self, split: Split) -> &SplitEntry {
-        match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
+    /// Closes the shards and writes tokenizer and manifest.
+    pub(crate) fn finish(self, tokenizer: &Tokenizer, prepared: Option<Prepared>) -> Result<Manifest, PackError> {
+        let manifest = Manifest {
+            format: manifest::FORMAT.into(),
+            version: manifest::FORMAT_VERSION,
+            vocab_size: self.spec.vocab_size,
+            eos: self.spec.eos.expect("shards of text have an end mark"),
+            tokenizer_hash: hex(&self.spec.tokenizer_hash),
+            train: self.train.finish()?,
+            val: self.val.finish()?,
+            prepared,
+        };
+        if manifest.train.documents + manifest.val.documents == 0 {
+            return Err(PackError::NoText);
         }
-    }
-
-    /// Opens the shards of a split in folder `dir` and holds each against this manifest.
-    pub fn open(&self, dir: &Path, split: Split, check: Check) -> Result<TokenSet, PackError> {
-        let mut shards = Vec::new();
-        for entry in &self.split(split).shards {
-            let path = dir.join(&entry.file);
-            let shard = Shard::open(&path, check)?;
-            let h = shard.header();
-            let what = if hex(&h.tokenizer_hash) != self.tokenizer_hash {
-                "the tokenizer hash"
-            } else if (h.vocab_size, h.eos) != (self.vocab_size, Some(self.eos)) {
-                "the vocabulary or the end mark"
-            } else if (h.documents, h.tokens, h.text_bytes) != (entry.documents, entry.tokens, entry.text_bytes) {
-                "a count"
-            } else if hex(&h.digest()) != entry.header_blake3 {
-                "the digest"
-            } else {
-                shards.push(shard);
-                continue;
-            };
-            return Err(PackError::Changed { path, what });
-        }
-        if shards.is_empty() {
-            return Err(PackError::EmptySplit { path: dir.to_path_buf(), split });
-        }
-        Ok(TokenSet::from_shards(shards)?)
+        write_aside(&self.dir.join("tokenizer.json"), tokenizer.json())?;
+        let mut json = serde_json::to_vec_pretty(&manifest).expect("plain values");
+        json.push(b'\n');
+        write_aside(&self.dir.join(MANIFEST), &json)?;
+        Ok(manifest)
     }
 }
 
@@ -389,7 +307,7 @@ impl SplitWriter<'_> {
 }
 
 /// A file that is either the old one or the whole new one.
-fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
+pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".tmp");
     let aside = PathBuf::from(aside);

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use esker_data::pack::{Manifest, PackOptions, pack, tokenize};
+use esker_data::pack::{Manifest, PackOptions, pack};
+use esker_data::prepare::prepare;
 use esker_data::shard::Header;
 use esker_data::text::TextOptions;
 use esker_data::{Check, Shard, ShardError, ShardSpec, ShardWriter, Split, Tokenizer};
@@ -183,9 +184,8 @@ fn packing_does_not_depend_on_threads() {
     let options = PackOptions { val_fraction: 0.1, shard_tokens: 9000, ..PackOptions::default() };
     let run = |threads: usize| {
         let out = dir.path().join(format!("out{threads}"));
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let made =
-            pool.install(|| tokenize(std::slice::from_ref(&input), &Tokenizer::bytes(), &out, &options)).unwrap();
+        let options = PackOptions { threads, ..options.clone() };
+        let made = prepare(std::slice::from_ref(&input), &Tokenizer::bytes(), &out, &options, &mut |_| {}).unwrap();
         let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(&out)
             .unwrap()
             .map(|e| e.unwrap())
@@ -207,7 +207,7 @@ fn packing_does_not_depend_on_threads() {
         assert_eq!(set.tokens(), set.text_bytes() + set.documents());
     }
     // A second run does not silently mix with the first.
-    let full = tokenize(std::slice::from_ref(&input), &Tokenizer::bytes(), &out, &options).unwrap_err();
+    let full = prepare(std::slice::from_ref(&input), &Tokenizer::bytes(), &out, &options, &mut |_| {}).unwrap_err();
     assert!(full.to_string().contains("holds a data set already"), "{full}");
     // A shard of another packing under the right name is noticed.
     std::fs::copy(out.join(&one.train.shards[0].file), out.join(&one.train.shards[1].file)).unwrap();
@@ -222,7 +222,7 @@ fn packing_refuses_what_it_cannot_do() {
     let input = dir.path().join("empty.txt");
     std::fs::write(&input, "").unwrap();
     let run = |options: PackOptions| {
-        tokenize(std::slice::from_ref(&input), &Tokenizer::bytes(), &dir.path().join("out"), &options)
+        prepare(std::slice::from_ref(&input), &Tokenizer::bytes(), &dir.path().join("out"), &options, &mut |_| {})
             .unwrap_err()
             .to_string()
     };
@@ -231,7 +231,7 @@ fn packing_refuses_what_it_cannot_do() {
     assert!(run(base.clone()).contains("no text"));
     std::fs::write(dir.path().join("one.txt"), "one document").unwrap();
     let out = dir.path().join("one");
-    let one = tokenize(&[dir.path().join("one.txt")], &Tokenizer::bytes(), &out, &base).unwrap();
+    let one = prepare(&[dir.path().join("one.txt")], &Tokenizer::bytes(), &out, &base, &mut |_| {}).unwrap();
     assert_eq!((one.train.documents, one.val.documents), (1, 0));
     let empty = one.open(&out, Split::Val, Check::Header).unwrap_err().to_string();
     assert!(empty.contains("no document fell into val"), "{empty}");

@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 mod entries {
     pub mod formats;
     pub mod manifest;
+    pub mod packed;
+    #[cfg(feature = "parquet")]
+    pub mod parquet;
     pub mod shard;
     pub mod text;
     pub mod tokenizer;
@@ -122,6 +125,9 @@ fn corpora() {
     for (target, entry) in [
         ("shard", entries::shard::run as fn(&[u8]) -> Result<(), String>),
         ("text", entries::text::run),
+        ("packed", entries::packed::run),
+        #[cfg(feature = "parquet")]
+        ("parquet", entries::parquet::run),
         ("tokenizer", entries::tokenizer::run),
         ("manifest", entries::manifest::run),
         ("formats", entries::formats::run),
@@ -355,6 +361,76 @@ fn manifests_and_text_cut_and_flipped() {
             let _ = run(&format!("{name} bit {} of byte {at}", at % 8), &bytes, entry);
             let _ = run(&format!("{name} cut to {at}"), &valid[..at], entry);
         }
+    }
+}
+
+/// gzip and zstd: cut anywhere, flipped anywhere, followed by anything, and small files that
+/// unpack to much.
+#[test]
+fn packed_text_cut_flipped_and_swollen() {
+    let _alone = alone();
+    let mut cases = 0;
+    let mut run = |name: &str, bytes: &[u8]| {
+        cases += 1;
+        run(name, bytes, entries::packed::run)
+    };
+    for name in ["shard_00000000_processed.jsonl.zst", "shard_00000001_processed.jsonl.gz"] {
+        let valid = golden(&format!("dclm/{name}"));
+        run(name, &valid).unwrap();
+        // Where the second frame ends and the file does not, nothing is missing.
+        for at in places(valid.len() - 1, 80) {
+            let _ = run(&format!("{name} cut to {at}"), &valid[..at]);
+        }
+        for (i, at) in places(valid.len(), 200).chain(0..40).enumerate() {
+            let mut bytes = valid.clone();
+            bytes[at] ^= 1 << (i % 8);
+            let _ = run(&format!("{name} bit {} of byte {at}", i % 8), &bytes);
+            bytes[at] = [0, 255][i % 2];
+            let _ = run(&format!("{name} byte {at} replaced"), &bytes);
+        }
+        for tail in [&b"\0\0\0\0"[..], b"tail", &valid[..40]] {
+            run(&format!("{name} and {tail:?}"), &[&valid[..], tail].concat()).unwrap_err();
+        }
+    }
+    // 256 MiB of zeros, in blocks of zstd that repeat a byte, and in a member of gzip.
+    let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58];
+    for _ in 0..2048 {
+        bomb.extend([&((128u32 << 10) << 3 | 2).to_le_bytes()[..3], &[0]].concat());
+    }
+    bomb.extend([1, 0, 0]);
+    run("a bomb of zstd", &bomb).unwrap_err();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    for _ in 0..256 {
+        std::io::Write::write_all(&mut gz, &[0; 1 << 20]).unwrap();
+    }
+    run("a bomb of gzip", &gz.finish().unwrap()).unwrap_err();
+    // A window of 128 MiB, then nothing; of 2 GiB; a skippable frame longer than the file; no content as promised.
+    run("a wide window", &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x88, 1, 0, 0]).unwrap();
+    run("too wide a window", &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 1, 0, 0]).unwrap_err();
+    run("a long frame to skip", &[0x50, 0x2a, 0x4d, 0x18, 255, 255, 255, 255, 1]).unwrap_err();
+    run("less than promised", &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x09, 1, 0, 0]).unwrap_err();
+    println!("{cases} packed files");
+    assert!(cases >= 400);
+}
+
+/// Parquet: cut, flipped, and the numbers of footer and page headers replaced.
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_cut_and_flipped() {
+    let _alone = alone();
+    let valid = golden("dclm/shard_00000000_processed.parquet");
+    run("valid parquet", &valid, entries::parquet::run).unwrap();
+    for at in places(valid.len() - 1, 60) {
+        run(&format!("parquet cut to {at}"), &valid[..at], entries::parquet::run).unwrap_err();
+    }
+    let footer = valid.len() - 8 - u32::from_le_bytes(valid[valid.len() - 8..][..4].try_into().unwrap()) as usize;
+    let dense = (footer..valid.len()).chain(0..60).step_by(3);
+    for (i, at) in places(valid.len(), 200).chain(dense).enumerate() {
+        let mut bytes = valid.clone();
+        bytes[at] ^= 1 << (i % 8);
+        let _ = run(&format!("parquet bit {} of byte {at}", i % 8), &bytes, entries::parquet::run);
+        bytes[at] = [0x7f, 0xff][i % 2];
+        let _ = run(&format!("parquet byte {at} replaced"), &bytes, entries::parquet::run);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, with an example each.
 
 pub mod data;
+pub mod fetch;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esker_kernels::tensor::DType;
@@ -89,9 +90,10 @@ Examples:
   esker eval --model runs/quickstart-001
   esker eval --model my-model --text book.txt")]
     Eval(Eval),
-    /// Turn .txt and .jsonl into token shards
+    /// Turn .txt and .jsonl, packed or not, into token shards
     #[command(after_help = "\
-INPUT is a .txt file (a document), a .jsonl file (a document a line, under \"text\"), or a folder of them.
+INPUT is a .txt file (a document), a .jsonl file (a document a line, under \"text\"), either of them packed (.gz, .zst),
+or a folder of them. `esker data prepare` is the same with more options.
 
 Example:
   esker tokenize --tokenizer tokenizer.json --out tokens corpus/")]
@@ -99,6 +101,15 @@ Example:
     /// Token shards: check, look at, mix
     #[command(subcommand)]
     Data(data::Data),
+    /// Take a model, a tokenizer or a corpus from the Hugging Face hub, in builds with --features hub
+    #[command(after_help = "\
+A file that stands in DIR with its size on the hub is kept, and a part is gone on with. HF_TOKEN in the environment
+opens closed repositories, HF_ENDPOINT names another hub.
+
+Examples:
+  esker fetch model HuggingFaceTB/SmolLM2-135M --out SmolLM2-135M
+  esker fetch dataset mlfoundations/dclm-baseline-1.0 --file 'global-shard_01_of_10/local-shard_0_of_10/*' --out dclm")]
+    Fetch(fetch::Fetch),
     /// Copy a Hugging Face model, or a GGUF file, into a folder of our own layout, checked
     #[command(after_help = "\
 The copy holds f32 weights. Its logits on a fixed prompt are compared with those of the source. Of a GGUF file (versions 2

@@ -4,11 +4,12 @@ mod esker;
 
 use esker::{GOLDEN, esker, fails, json, model_folder};
 
-const COMMANDS: [&str; 12] = [
-    "train", "plan", "generate", "score", "serve", "eval", "tokenize", "import", "export", "parity", "bench", "doctor",
+const COMMANDS: [&str; 13] = [
+    "train", "plan", "generate", "score", "serve", "eval", "tokenize", "fetch", "import", "export", "parity", "bench",
+    "doctor",
 ];
 /// The commands of `esker data`.
-const DATA: [&str; 5] = ["import", "export", "verify", "inspect", "mix"];
+const DATA: [&str; 6] = ["prepare", "import", "export", "verify", "inspect", "mix"];
 
 #[test]
 fn every_command_shows_an_example_of_itself() {

@@ -71,7 +71,7 @@ pub fn import(
         return Err(PackError::ValFraction { got: options.val_fraction }.into());
     }
     if options.shard_tokens == 0 {
-        return Err(PackError::ShardTokens.into());
+        return Err(PackError::Zero { key: "shard_tokens" }.into());
     }
     let mut documents = open(inputs, &options.read)?;
     // The mark of llm.c may be another than the tokenizer's: Llama 3 files have that of the beginning.

@@ -1,5 +1,6 @@
 //! The command line of `esker data`.
 
+use super::Tokenize;
 use clap::{Args, Subcommand, ValueEnum};
 use esker_data::formats::{Format, Int};
 use std::path::PathBuf;
@@ -7,6 +8,20 @@ use std::path::PathBuf;
 /// The commands of `esker data`.
 #[derive(Debug, Subcommand)]
 pub enum Data {
+    /// Turn corpora of any size into token shards; stopped, it goes on where it was
+    #[command(after_help = "\
+INPUT is a file or a folder, which stands for all such files in it and in its folders, by name:
+  .jsonl           a JSON object a line, its text under --text-key
+  .txt             a document, or several with --separator
+  .gz .zst .zstd   behind .jsonl, .json and .txt: packed, any number of members or frames
+  .parquet         a column of text, in builds with --features parquet
+
+Memory does not grow with the input. Shards are the same bytes on any number of threads. A process that was killed
+leaves what it finished in DIR; the same command takes it up. Until the end DIR takes about twice its final size.
+
+Example:
+  esker data prepare --tokenizer tokenizer.json --out tokens dclm/global-shard_01_of_10")]
+    Prepare(Prepare),
     /// Turn token files of other programs into token shards
     #[command(after_help = "\
 INPUT is a file, or a folder of them, all of one format:
@@ -233,4 +248,48 @@ pub enum Part {
     Train,
     /// Validation documents
     Val,
+}
+
+/// `esker data prepare`.
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// What `esker tokenize` takes too.
+    #[command(flatten)]
+    pub base: Tokenize,
+    /// Key of the text in a JSON line, column of the text in parquet
+    #[arg(long, value_name = "KEY", default_value = "text")]
+    pub text_key: String,
+    /// Key or column of a document's name, shown where a document is dropped
+    #[arg(long, value_name = "KEY")]
+    pub id_key: Option<String>,
+    /// Line that stands between two documents of a .txt file
+    #[arg(long, value_name = "LINE")]
+    pub separator: Option<String>,
+    /// Longest document, and longest line of JSON, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    pub max_document_bytes: usize,
+    /// What to do with a document that is too long, no UTF-8, no JSON, or has no text
+    #[arg(long, value_enum, default_value_t = Bad::Error)]
+    pub bad: Bad,
+    /// Make an end mark of a document of no bytes, instead of dropping it
+    #[arg(long)]
+    pub keep_empty: bool,
+    /// Tokens after which a shard is closed
+    #[arg(long, value_name = "TOKENS", default_value_t = 1 << 29)]
+    pub shard_tokens: u64,
+    /// Unpacked input after which work is safe from a kill, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    pub piece_bytes: u64,
+    /// Threads that encode; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// What to do with a document that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bad {
+    /// Stop and name it
+    Error,
+    /// Leave it out and count it
+    Drop,
 }

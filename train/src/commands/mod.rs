@@ -6,6 +6,7 @@ mod convert;
 mod data;
 mod doctor;
 mod eval;
+mod fetch;
 mod generate;
 mod model;
 mod parity;
@@ -32,6 +33,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Eval(args) => eval::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Data(command) => data::run(command),
+        Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => convert::import(args),
         Command::Export(args) => convert::export(args),
         Command::Parity(args) => parity::run(args),

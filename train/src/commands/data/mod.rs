@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod inspect;
 mod mix;
+pub(super) mod prepare;
 mod tokens;
 mod verify;
 
@@ -17,6 +18,7 @@ pub fn run(command: Data) -> Result<(), Failure> {
         Data::Export(args) => export::run(args),
         Data::Inspect(args) => inspect::run(args),
         Data::Mix(args) => mix::run(args),
+        Data::Prepare(args) => prepare::run(args),
         Data::Verify(args) => verify::run(args),
     }
 }
