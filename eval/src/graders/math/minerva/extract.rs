@@ -41,6 +41,8 @@ struct Candidate<'a> {
     end: usize,
     parts: Vec<&'a str>,
     percent: bool,
+    /// a number in prose, not LaTeX
+    plain: bool,
 }
 
 pub(super) fn answer(text: &str) -> Answer {
@@ -51,7 +53,8 @@ pub(super) fn answer(text: &str) -> Answer {
         let mut candidates = rank(text);
         candidates.sort_by_key(|c| (std::cmp::Reverse(c.end), c.start));
         for candidate in candidates.iter().take(TRIED_MAX) {
-            let cleaned: Vec<String> = candidate.parts.iter().map(|part| cleaned(part)).collect();
+            let form = if candidate.plain { plain } else { cleaned };
+            let cleaned: Vec<String> = candidate.parts.iter().map(|part| form(part)).collect();
             if found.text.is_none() && !cleaned[0].is_empty() {
                 found.text = Some(cleaned.join(" and "));
             }
@@ -85,7 +88,7 @@ fn read(parts: &[String], percent: bool) -> Option<Expr> {
 
 /// LaTeX without its box and its spacing, and without a unit at its end unless that is all there is.
 fn cleaned(latex: &str) -> String {
-    const REPLACED: [(&str, &str); 16] = [
+    const REPLACED: [(&str, &str); 15] = [
         ("{,}", ","),
         ("\\dfrac", "\\frac"),
         ("\\tfrac", "\\frac"),
@@ -100,7 +103,6 @@ fn cleaned(latex: &str) -> String {
         ("\\mathrm", "\\text"),
         ("\\mathbf", "\\text"),
         ("\\textbf", "\\text"),
-        ("\\ ", " "),
         ("\\ldots", " "),
     ];
     static AND: LazyLock<Regex> = LazyLock::new(|| constant(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)"));
@@ -128,6 +130,15 @@ fn cleaned(latex: &str) -> String {
         }
     }
     s
+}
+
+/// A number in prose: groups of three are joined, another comma is a point.
+fn plain(number: &str) -> String {
+    let grouped = number.split([' ', ',']).skip(1).all(|group| group.split('.').next().is_some_and(|g| g.len() == 3));
+    if grouped && !number.trim_start_matches('-').starts_with('0') {
+        return number.replace([' ', ','], "");
+    }
+    number.replace(',', ".")
 }
 
 /// The inside of the last `\boxed{...}` that closes.
@@ -189,7 +200,7 @@ fn latex_at(text: &str, start: usize) -> Option<Candidate<'_>> {
     if text[start..].starts_with('$') && text[..start].ends_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    let mut c = Candidate { start, end: start, parts: Vec::new(), percent: false };
+    let mut c = Candidate { start, end: start, parts: Vec::new(), percent: false, plain: false };
     let mut at = start;
     while c.parts.len() < JOINED_MAX {
         let Some(found) = ENVIRONMENT.captures(window(text, at)) else { break };
@@ -209,12 +220,13 @@ fn number_at(text: &str, start: usize) -> Vec<Candidate<'_>> {
     if !(here.is_some_and(|c| c.is_whitespace() || c == '=') || before.is_none_or(|c| c.is_whitespace() || c == '=')) {
         return Vec::new();
     }
-    let found = |pattern: &Regex, percent: bool| {
+    let found = |pattern: &Regex, number: bool| {
         pattern.captures(window(text, start)).map(|m| Candidate {
             start,
             end: start + m.get(0).map_or(0, |m| m.end()),
             parts: vec![m.get(1).map_or("", |m| m.as_str())],
-            percent: percent && m.get(2).is_some(),
+            percent: number && m.get(2).is_some(),
+            plain: number,
         })
     };
     found(&SUM, false).into_iter().chain(found(&NUMBER, true)).collect()
@@ -235,7 +247,13 @@ fn final_and_boxed(text: &str) -> Vec<Candidate<'_>> {
     let mut all: Vec<Candidate<'_>> = FINAL.find_iter(text).flat_map(|m| at(text, m.end())).collect();
     if let Some((start, end)) = boxed(text) {
         // The box may stand in an environment, which ends after it: it goes first among what ends near.
-        all.push(Candidate { start, end: text[..end].len() + 2, parts: vec![&text[start..end]], percent: false });
+        all.push(Candidate {
+            start,
+            end: text[..end].len() + 2,
+            parts: vec![&text[start..end]],
+            percent: false,
+            plain: false,
+        });
     }
     all
 }

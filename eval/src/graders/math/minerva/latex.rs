@@ -336,6 +336,9 @@ impl<'a> Parser<'a> {
                     let braced = p.sign('{');
                     (p.command("circ") && (!braced || p.sign('}'))).then_some(())
                 });
+                if degrees.is_some() && !base.is_scalar() {
+                    return None;
+                }
                 if degrees.is_none() {
                     base = Expr::Pow(Box::new(base), Box::new(self.exponent()?));
                 }
