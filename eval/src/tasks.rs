@@ -14,7 +14,7 @@
 mod aggregate;
 mod catalogue;
 mod docs;
-mod random;
+pub(crate) mod random;
 mod rows;
 mod score;
 mod shots;

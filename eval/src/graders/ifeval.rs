@@ -1,13 +1,14 @@
 //! IFEval (version 4.0 of the task): whether a response follows each instruction of its prompt.
 //!
-//! 25 kinds of instruction, each with a verifier ([`instruction`]); [`punkt`], [`words`], [`langdetect`] and [`json`] are
-//! what they lean on. *Strict* asks of the response as it is, *loose* of eight forms of it: with and without `*`, with and
-//! without its first line, its last line, both. An empty form follows nothing. At the level of a prompt all instructions
-//! must be followed; at the level of instructions each counts.
+//! 25 kinds of instruction, each with a verifier ([`instruction`]); [`punkt`], [`words`], [`langdetect`] and [`json`]
+//! are what they lean on. *Strict* asks of the response as it is, *loose* of eight forms of it: with and without `*`,
+//! with and without its first line, its last line, both. An empty form follows nothing. At the level of a prompt all
+//! instructions must be followed; at the level of instructions each counts.
 //!
 //! Where the harness draws at random, because an argument is missing, zero or out of range, we refuse the row by name:
 //! no row of the data set needs it, save two that ask for a letter that is none (`#`, `!`). There the harness counts a
-//! letter drawn from the alphabet in both cases, so the likelier verdict is given: what more than half of them would give.
+//! letter drawn from the alphabet in both cases, so the likelier verdict is given: what more than half of them would
+//! give.
 //!
 //! Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models", arXiv:2311.07911;
 //! lm-evaluation-harness 0.4.13, tasks/ifeval (Apache-2.0), read for what it means.
@@ -17,7 +18,6 @@ use serde_json::Value;
 mod instruction;
 mod json;
 mod langdetect;
-mod mersenne;
 mod punkt;
 mod words;
 

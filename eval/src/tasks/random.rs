@@ -1,4 +1,4 @@
-//! Python's `random.Random`, as far as drawing examples and resampling need it.
+//! Python's `random.Random`, as far as drawing examples, resampling and telling languages apart need it.
 //!
 //! The generator is MT19937; a whole number seeds it through `init_by_array` with its 32-bit words, least first.
 //!
@@ -6,6 +6,7 @@
 //! random()         (a · 2^26 + b) / 2^53     a: 27 high bits of one word, b: 26 of the next
 //! getrandbits(k)   the k high bits of a word
 //! randbelow(n)     getrandbits(bit length of n), again until it is below n
+//! gauss(0, 1)      √(−2 ln(1 − v)) · cos 2πu, then the same with sin   u, v: two of random()
 //! sample(n, k)     n ≤ S: a pool of all n from which drawn ones are taken out; else draws that repeat are drawn again
 //!                  S = 21, and for k > 5 also + 4^⌈log₄ 3k⌉
 //! choices(n, k)    ⌊random() · n⌋, k times
@@ -99,7 +100,7 @@ impl Random {
     }
 
     /// `_randbelow(n)`, for 0 < n < 2^32.
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         let n = u32::try_from(n).expect("random: fewer than 2^32 things to draw from");
         assert!(n > 0, "random: nothing to draw from");
         let shift = n.leading_zeros();
@@ -109,6 +110,13 @@ impl Random {
                 return r as usize;
             }
         }
+    }
+
+    /// What two calls of `gauss(0, 1)` give: the first makes two numbers, the second draws nothing.
+    pub fn gauss_pair(&mut self) -> (f64, f64) {
+        let angle = self.random() * std::f64::consts::TAU;
+        let radius = (-2.0 * (1.0 - self.random()).ln()).sqrt();
+        (angle.cos() * radius, angle.sin() * radius)
     }
 
     /// The places that `sample(population, k)` takes from a population of `n`, in its order; none when k > n.
@@ -166,6 +174,8 @@ mod tests {
         assert_eq!(r.sample(86, 16).unwrap(), SAMPLE_PAST);
         assert_eq!(r.sample(3, 0).unwrap(), [0; 0]);
         assert_eq!(r.sample(3, 4), None);
+        let (first, second) = Random::new(0).gauss_pair();
+        assert!((first - 0.941_715_404_680_664_4).abs() + (second + 1.396_578_104_701_149_8).abs() < 1e-12);
         // Past one refill of the state.
         let sum: f64 = (0..1000).map(|_| r.random()).sum();
         assert!((sum - SUM_1000).abs() < 1e-9, "{sum}");

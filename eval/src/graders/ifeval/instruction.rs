@@ -1,8 +1,8 @@
 //! The 25 instructions: their arguments, and whether a text follows them.
 //!
-//! Keywords, section markers and postscript markers are regular expressions to the harness, unescaped; they are here too,
-//! in the dialect of the `regex` crate, and one that is no expression is refused. White space is Python's, which has four
-//! characters more. Source: see the page above.
+//! Keywords, section markers and postscript markers are regular expressions to the harness, unescaped; they are here
+//! too, in the dialect of the `regex` crate, and one that is no expression is refused. White space is Python's, which
+//! has four characters more. Source: see the page above.
 
 use std::sync::LazyLock;
 

@@ -1,8 +1,8 @@
 //! Whether a text is JSON to Python's `json.loads`.
 //!
-//! That is RFC 8259 and three words more, `NaN`, `Infinity` and `-Infinity`; escapes of half a surrogate pair pass, control
-//! characters in strings do not, nor integers of more than 4300 digits. What nests deeper than [`DEPTH_MAX`] is refused:
-//! there Python gives up with an error of its own.
+//! That is RFC 8259 and three words more, `NaN`, `Infinity` and `-Infinity`; escapes of half a surrogate pair pass,
+//! control characters in strings do not, nor integers of more than 4300 digits. What nests deeper than [`DEPTH_MAX`] is
+//! refused: there Python gives up with an error of its own.
 
 /// Python's limit on recursion is 1000 calls, of which a few are taken.
 const DEPTH_MAX: usize = 990;

@@ -158,7 +158,7 @@ fn candidates(text: &str) -> Vec<Candidate> {
         let end = at + sign.len_utf8();
         let Some((context_end, next_start)) = what_follows(text, end) else { continue };
         let before = &text[word.1..at];
-        let space = before.rfind(|c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c'));
+        let space = before.rfind([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
         // A space in the first place counts as none: the rule takes index 0 for "not found".
         let start = match space {
             Some(offset) if offset > 0 => word.1 + offset + 1,

@@ -1,15 +1,15 @@
 //! minerva_math (version 3.1): equality of meaning, measured twice.
 //!
-//! *exact_match*: the answer stands between "Final Answer: The final answer is" and ". I hope it is correct."; it and the
-//! gold are rewritten by [`normalize_final_answer`] and compared by [`is_equiv`]: the same string, or the same value read
-//! as sympy's `parse_latex` reads them. *math_verify*: the answer is looked for in all of the text ([`extract`]), and read
-//! and compared with more kinds of values ([`compare`]).
+//! *exact_match*: the answer stands between "Final Answer: The final answer is" and ". I hope it is correct."; it and
+//! the gold are rewritten by [`normalize_final_answer`] and compared by [`is_equiv`]: the same string, or the same
+//! value read as sympy's `parse_latex` reads them. *math_verify*: the answer is looked for in all of the text
+//! ([`extract`]), and read and compared with more kinds of values ([`compare`]).
 //!
-//! What is equal here: fractions exactly; everything else by value at fixed points ([`expr`]), where the harness asks sympy
-//! to simplify a difference, for at most 5 seconds. We need no clock: texts, nesting and candidates are bounded. Where the
-//! two part: sympy gives up on some differences that are zero; expressions with an infinity, an integral, a limit or a
-//! derivative are equal here only as strings; numbers of more than 38 digits too; math_verify solves equations, we compare
-//! them up to a constant factor.
+//! What is equal here: fractions exactly; everything else by value at fixed points ([`expr`]), where the harness asks
+//! sympy to simplify a difference, for at most 5 seconds. We need no clock: texts, nesting and candidates are bounded.
+//! Where the two part: sympy gives up on some differences that are zero; expressions with an infinity, an integral, a
+//! limit or a derivative are equal here only as strings; numbers of more than 38 digits too; math_verify solves
+//! equations, we compare them up to a constant factor.
 //! Source: Lewkowycz et al. 2022, "Solving Quantitative Reasoning Problems with Language Models", appendix D;
 //! lm-evaluation-harness 0.4.13, tasks/minerva_math/utils.py (MIT); math_verify 0.9; read for what they mean.
 
@@ -24,6 +24,7 @@ mod expr;
 mod extract;
 mod latex;
 mod number;
+mod token;
 
 /// What a generation without a final answer answers.
 pub const INVALID: &str = "[invalidanswer]";

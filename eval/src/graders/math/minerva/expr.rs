@@ -1,9 +1,9 @@
 //! Expressions, and what they are worth: exactly, or at a point.
 //!
-//! Two expressions are equal if both have an exact value and it is the same, or if they differ by less than 1e-11 of their
-//! size at every point of [`POINTS`] where both are defined, and at two at least. Points are fixed: a symbol's value at a
-//! point depends on its name alone. So `(x+1)^2` is `x^2+2x+1`, and no two answers of a competition are so near each other
-//! without being equal.
+//! Two expressions are equal if both have an exact value and it is the same, or if they differ by less than 1e-11 of
+//! their size at every point of [`POINTS`] where both are defined, and at two at least. Points are fixed: a symbol's
+//! value at a point depends on its name alone. So `(x+1)^2` is `x^2+2x+1`, and no two answers of a competition are so
+//! near each other without being equal.
 
 use super::number::{Complex, Ratio};
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! LATEX is `$...$`, `$$...$$`, `\(...\)`, `\[...\]` or a bare fraction, several joined by commas, "and", "or". Of the
-//! candidates of one rank that which ends last is tried first, of those the longest; the first that can be read wins. One
-//! that cannot is kept as a string, for the first such candidate: two answers are equal as strings too.
+//! candidates of one rank that which ends last is tried first, of those the longest; the first that can be read wins.
+//! One that cannot is kept as a string, for the first such candidate: two answers are equal as strings too.
 //! Source: math_verify 0.9, parser.py (Apache-2.0), read for what it means.
 
 use std::sync::LazyLock;

@@ -1,9 +1,9 @@
 //! A reader of answers in LaTeX.
 //!
-//! Two dialects. *Strict* is what sympy's `parse_latex` takes: one expression, of which a prefix may stand alone (`1,2,3`
-//! reads as 1), letters and unknown commands are symbols (π and e too), a letter before parentheses is a function.
-//! *Full* is what math_verify takes: all of the text, and lists, tuples, sets, intervals, matrices, relations, percent,
-//! words, with π and e as numbers and letters of either case as one.
+//! Two dialects. *Strict* is what sympy's `parse_latex` takes: one expression, of which a prefix may stand alone
+//! (`1,2,3` reads as 1), letters and unknown commands are symbols (π and e too), a letter before parentheses is a
+//! function. *Full* is what math_verify takes: all of the text, and lists, tuples, sets, intervals, matrices,
+//! relations, percent, words, with π and e as numbers and letters of either case as one.
 //!
 //! ```text
 //! relation  list of sums between = < > \le \ge \ne ...           sum      product (+ product)*
@@ -11,26 +11,17 @@
 //! factor    atom (^ exponent | ! | % | °)*
 //! ```
 //!
-//! Texts of more than [`TOKENS_MAX`] tokens and nesting deeper than [`DEPTH_MAX`] are no answers, nor is what takes more
-//! than [`STEPS_MAX`] atoms to read: where two rules begin alike, the second reads the same tokens again.
+//! Texts of more than [`TOKENS_MAX`] tokens and nesting deeper than [`DEPTH_MAX`] are no answers, nor is what takes
+//! more than [`STEPS_MAX`] atoms to read: where two rules begin alike, the second reads the same tokens again.
 
 use super::expr::{Expr, Op};
 use super::number::Ratio;
+use super::token::{Token, tokens};
 
 const BYTES_MAX: usize = 8192;
 const TOKENS_MAX: usize = 1000;
 const DEPTH_MAX: usize = 60;
 const STEPS_MAX: usize = 20_000;
-
-#[derive(Debug, Clone, PartialEq)]
-enum Token {
-    Number(String),
-    Letter(char),
-    Command(String),
-    /// the inside of `\text{...}` and its kin
-    Words(String),
-    Sign(char),
-}
 
 /// Reads an answer; `strict` chooses the dialect.
 pub(super) fn parse(text: &str, strict: bool) -> Option<Expr> {
@@ -56,94 +47,6 @@ pub(super) fn parse(text: &str, strict: bool) -> Option<Expr> {
         return None;
     }
     Some(if parts.len() == 1 { parts.remove(0) } else { Expr::Set(parts) })
-}
-
-fn tokens(text: &str, strict: bool) -> Vec<Token> {
-    let mut out = Vec::new();
-    let chars: Vec<char> = text.chars().collect();
-    let mut i = 0;
-    while i < chars.len() {
-        let c = chars[i];
-        i += 1;
-        match c {
-            '\\' => {
-                let start = i;
-                while i < chars.len() && chars[i].is_ascii_alphabetic() {
-                    i += 1;
-                }
-                if i == start && i < chars.len() {
-                    i += 1;
-                }
-                command(chars[start..i].iter().collect(), &chars, &mut i, strict, &mut out);
-            }
-            '0'..='9' => number(&chars, &mut i, strict, &mut out),
-            '.' if !strict && chars.get(i).is_some_and(char::is_ascii_digit) => {
-                number(&chars, &mut i, strict, &mut out)
-            }
-            c if c.is_whitespace() || c == '$' => {}
-            c if c.is_ascii_alphabetic() => out.push(Token::Letter(if strict { c } else { c.to_ascii_lowercase() })),
-            '×' => out.push(Token::Command("times".into())),
-            '÷' => out.push(Token::Command("div".into())),
-            'π' => out.push(Token::Command("pi".into())),
-            '−' => out.push(Token::Sign('-')),
-            '°' if !strict => {}
-            c if c.is_ascii() => out.push(Token::Sign(c)),
-            _ => out.push(Token::Sign('\u{fffd}')),
-        }
-    }
-    out
-}
-
-/// Digits from the place before `i`, with groups of three after commas, and a fraction.
-fn number(chars: &[char], i: &mut usize, strict: bool, out: &mut Vec<Token>) {
-    let digit = |at: usize| chars.get(at).is_some_and(char::is_ascii_digit);
-    let mut text = String::new();
-    *i -= 1;
-    let start = *i;
-    while digit(*i) {
-        text.push(chars[*i]);
-        *i += 1;
-    }
-    let mut end = *i;
-    while (strict || (1..=3).contains(&(*i - start)) || end > *i)
-        && chars.get(end) == Some(&',')
-        && (1..=3).all(|k| digit(end + k))
-        && !digit(end + 4)
-    {
-        text.extend(&chars[end + 1..end + 4]);
-        end += 4;
-    }
-    *i = end;
-    if chars.get(*i) == Some(&'.') && digit(*i + 1) {
-        text.push('.');
-        *i += 1;
-        while digit(*i) {
-            text.push(chars[*i]);
-            *i += 1;
-        }
-    }
-    out.push(Token::Number(text));
-}
-
-/// One command: dropped, replaced by what it means, or kept.
-fn command(name: String, chars: &[char], i: &mut usize, strict: bool, out: &mut Vec<Token>) {
-    const WORDS: [&str; 7] = ["text", "mbox", "mathrm", "textbf", "textit", "mathbf", "operatorname"];
-    match name.as_str() {
-        "left" | "right" | "displaystyle" | "quad" | "qquad" | "big" | "Big" | "bigl" | "bigr" | "limits" => {}
-        "," | ";" | ":" | "!" | " " => {}
-        "dfrac" | "tfrac" | "cfrac" => out.push(Token::Command("frac".into())),
-        "lvert" | "rvert" | "vert" | "mid" => out.push(Token::Sign('|')),
-        "$" if !strict => {}
-        // Neither reader knows it.
-        "%" => out.push(Token::Sign('\u{fffd}')),
-        "cdot" | "ast" | "times" => out.push(Token::Command("times".into())),
-        _ if !strict && WORDS.contains(&name.as_str()) && chars.get(*i) == Some(&'{') => {
-            let inside: String = chars[*i + 1..].iter().take_while(|c| **c != '}').collect();
-            *i = (*i + 2 + inside.chars().count()).min(chars.len());
-            out.push(Token::Words(inside.trim().to_lowercase()));
-        }
-        _ => out.push(Token::Command(name)),
-    }
 }
 
 struct Parser<'a> {
@@ -316,12 +219,13 @@ impl<'a> Parser<'a> {
             return Some(parts.remove(0));
         }
         // 3½ is a mixed number; so is any pair of numbers to math_verify.
-        if !self.strict && parts.len() == 2 && matches!(parts[0], Expr::Number(n, _) if n.integer().is_some()) {
-            if parts[1].exact().is_some() && !matches!(parts[1], Expr::Pow(..)) {
-                return Some(Expr::Add(parts));
+        let mixed = match &parts[..] {
+            [Expr::Number(n, _), second] if !self.strict => {
+                n.integer().is_some() && second.exact().is_some() && !matches!(second, Expr::Pow(..))
             }
-        }
-        Some(Expr::Mul(parts))
+            _ => false,
+        };
+        Some(if mixed { Expr::Add(parts) } else { Expr::Mul(parts) })
     }
 
     fn factor(&mut self) -> Option<Expr> {
