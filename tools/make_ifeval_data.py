@@ -5,12 +5,11 @@
 
 Needs nltk 3.10 and langdetect 1.0.9. The files are English texts that Punkt is trained on (.txt, or .jsonl.gz of objects
 whose strings are read); those committed came from the State of the Union addresses (CC0) and GSM8K's training questions
-(MIT). NLTK's own English model has no clear licence (nltk_data, issue 188), so it is not used; abbreviations are the list
-below. The language profiles are langdetect's (Apache-2.0).
+(MIT). NLTK's own English model has no clear licence (nltk_data, issue 188), so it is not used. Abbreviations and starters
+are the lists below: what the trainer takes for them are names. The language profiles are langdetect's (Apache-2.0).
 
 punkt.gz, text: lines "kind<TAB>value".
   a TYPE            an abbreviation, without its last point
-  c TYPE<TAB>TYPE   a collocation around a period
   s TYPE            a word that often starts sentences
   0..3 TYPE         a word seen with a small first letter in training: bit 0 says it was never seen with a capital inside a
                     sentence, bit 1 that it was seen with a capital at all, or never small at the start of a sentence.
@@ -42,6 +41,13 @@ nov dec mon tues wed thurs fri inc ltd corp co bros cos cie vs u.s u.k u.n d.c u
 r.i l.a p.m a.m ph.d m.d b.a m.a b.c a.d j.d m.b.a d.d.s ave blvd rd ft calif colo conn ariz ala fla ga ill ind kan ky mich
 minn miss okla ore pa tenn tex va vt wash wis ok jr sr yr mg pct nev mass s.a n.v n.a a.g e.g i.e""".split()
 
+# Words that open sentences, for a capital one after an abbreviation.
+STARTERS = """a accordingly according after all also although among an and another as at because before both but despite during each
+even every few finally for from furthermore hence her here his how however i if in indeed instead it its many meanwhile moreover
+most my nevertheless no nonetheless nor on once one otherwise our perhaps please several she similarly since so some still such
+that the their then there therefore these they this those though thus to today under unless until we what when where whether
+which while who why with yet you your he""".split()
+
 
 def punkt(files):
     from nltk.tokenize.punkt import PunktTrainer
@@ -59,7 +65,7 @@ def punkt(files):
     params = trainer.get_params()
     mid_uc, lc, uc, beg_lc = 1 << 2, 7 << 4, 7 << 1, 1 << 4
     lines = [f"a\t{word}" for word in ABBREVIATIONS]
-    lines += ["c\t" + "\t".join(pair) for pair in params.collocations] + [f"s\t{word}" for word in params.sent_starters]
+    lines += [f"s\t{word}" for word in STARTERS]
     for word, bits in params.ortho_context.items():
         if bits & lc and word.isalpha():
             starter = not bits & mid_uc

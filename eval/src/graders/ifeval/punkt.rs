@@ -1,16 +1,18 @@
 //! Sentences: Punkt with the parameters that were trained for English.
 //!
-//! A `.`, `?` or `!` that is followed by closing punctuation, or by space and another word, may end a sentence. It does,
-//! save where the word before it is an abbreviation, an initial, an ellipsis or a number, and the word after it does not
-//! look like a start: `starts` below is the orthographic heuristic, from how training saw the word's first letter. Closing
-//! quotes and brackets that follow are then given to the sentence they close.
+//! A `.`, `?` or `!` that is followed by closing punctuation, or by space and another word, may end a sentence. It
+//! does, save where the word before it is an abbreviation, an initial, an ellipsis or a number, and the word after it
+//! does not look like a start: `starts` below is the orthographic heuristic, from how training saw the word's first
+//! letter. Closing quotes and brackets that follow are then given to the sentence they close. Punkt's collocations (a
+//! list of 37 pairs in NLTK's model, from business news) are left out.
 //!
-//! The parameters (`punkt.gz`) are our own: abbreviations written down by hand, and what NLTK's trainer saw of words'
-//! first letters in texts whose licence is clear (`tools/make_ifeval_data.py` has the format and names the texts). The
-//! harness downloads NLTK's English model, whose licence nobody could name; counts may differ from its by a sentence where
-//! an abbreviation, an initial or a number stands before a word that the two trainings saw differently.
-//! Source: Kiss & Strunk 2006, "Unsupervised multilingual sentence boundary detection", sections 4.1 to 4.3; the regular
-//! expressions of NLTK 3.10 (Apache-2.0), read for what they mean.
+//! The parameters (`punkt.gz`) are our own: abbreviations and starters written down by hand, and what NLTK's trainer
+//! saw of words' first letters in texts whose licence is clear (`tools/make_ifeval_data.py` has the format and names
+//! the texts). The harness downloads NLTK's English model, whose licence nobody could name; counts may differ from its
+//! by a sentence where an abbreviation, an initial or a number stands before a word that the two trainings saw
+//! differently.
+//! Source: Kiss & Strunk 2006, "Unsupervised multilingual sentence boundary detection", sections 4.1 to 4.3; the
+//! regular expressions of NLTK 3.10 (Apache-2.0), read for what they mean.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -49,7 +51,6 @@ pub(super) fn sentences(text: &str) -> Vec<&str> {
 /// What training said of English; types are lower case, numbers are `##number##`.
 struct Parameters {
     abbreviations: HashSet<String>,
-    collocations: HashSet<(String, String)>,
     starters: HashSet<String>,
     seen: HashMap<String, Seen>,
 }
@@ -70,7 +71,6 @@ static ENGLISH: LazyLock<Parameters> = LazyLock::new(|| {
         .expect("punkt.gz is whole: it is part of the program");
     let mut p = Parameters {
         abbreviations: HashSet::new(),
-        collocations: HashSet::new(),
         starters: HashSet::new(),
         seen: HashMap::new(),
     };
@@ -79,10 +79,6 @@ static ENGLISH: LazyLock<Parameters> = LazyLock::new(|| {
         match kind {
             "a" => {
                 p.abbreviations.insert(value.to_owned());
-            }
-            "c" => {
-                let (first, second) = value.split_once('\t').expect("punkt.gz: a collocation has two types");
-                p.collocations.insert((first.to_owned(), second.to_owned()));
             }
             "s" => {
                 p.starters.insert(value.to_owned());
@@ -245,10 +241,6 @@ fn second_pass(token: &mut Token<'_>, next: &Token<'_>) {
     }
     let kind = without_period(&token.kind);
     let next_kind = if next.breaks { without_period(&next.kind) } else { &next.kind };
-    if ENGLISH.collocations.contains(&(kind.to_owned(), next_kind.to_owned())) {
-        token.breaks = false;
-        return;
-    }
     let mut chars = token.text.chars();
     let initial = chars.next().is_some_and(is_letter) && chars.as_str() == ".";
     let upper = next.text.chars().next().is_some_and(char::is_uppercase);
