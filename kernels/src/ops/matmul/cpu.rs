@@ -2,12 +2,13 @@
 //!
 //! The work is done in *phases*: some rows of A, some columns of B and some k are packed into the scratch that lanes
 //! share, all lanes packing; then c is cut into pieces, and a piece multiplies its panels, one block of k after another.
+//! Where c has few columns A is not shared: pieces read its rows where they lie, or pack their own.
 //! B's panel of a block lies in L1 and L2 while the piece's panels of A are multiplied by it. Bounds of phases and
 //! pieces follow from the sizes alone.
 
 use super::{
     Dims, Put,
-    tile::{Dest, In, Kernel, Major, Operand, Out, Precision, kernel},
+    tile::{Dest, In, Kernel, Left, Major, Operand, Out, Precision, kernel},
 };
 use crate::{
     pool::{Parts, Pool},
@@ -93,10 +94,34 @@ struct Phase<'a> {
     /// Distance of rows of c.
     ldc: usize,
     put: Put,
-    /// Whether A is still to be packed; else the phase before had the same rows.
+    how: How,
+    /// Whether A is still to be packed for all; else the phase before had the same rows.
     pack_a: bool,
     /// Where the f32 sums of a bf16 c wait between phases, when it takes several.
     wait: Option<Wait>,
+}
+
+/// Where pieces find A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Where it lies: tiles read its rows.
+    Lie,
+    /// Each piece packs its own rows into its lane's scratch, to be used at once.
+    Own,
+    /// Packed for all pieces first.
+    Shared,
+}
+
+impl How {
+    fn new(kern: &Kernel, a: Operand<'_>, n: usize, grain: usize) -> How {
+        if n > COLS_FEW {
+            How::Shared
+        } else if kern.lies_ready(a, grain) {
+            How::Lie
+        } else {
+            How::Own
+        }
+    }
 }
 
 /// Sums in f32, a row as long as the columns of the phase.
@@ -154,6 +179,11 @@ const COLS_MIN: usize = 768;
 /// Most columns of a phase that is cut along k.
 const COLS_CUT: usize = 1024;
 
+/// Columns up to which packing A for all pieces first does not pay: too few products share what was packed. A piece
+/// then is as wide as c, and packs nothing twice. With 288 columns, one core of a Zen 4 gained 3 to 8 % in f32; with 768
+/// it gained nothing.
+const COLS_FEW: usize = 512;
+
 /// Any form, at any level that the CPU has.
 pub(crate) fn product(
     pool: &Pool,
@@ -177,7 +207,8 @@ pub(crate) fn product(
     let kern = kernel(level, Precision::of(a.data, b.data));
     let blocks = Blocks::new(kern, d.k, grain);
     let (over, rows, cols) = (0..blocks.count, 0..d.m, 0..d.n);
-    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: d.n, put, pack_a: true, wait: None };
+    let how = How::new(kern, a, d.n, grain);
+    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: d.n, put, how, pack_a: true, wait: None };
     pool.with_shared(|shared| {
         let (for_b, rest) = bytemuck::cast_slice_mut(shared).split_at_mut(CHUNK_WORDS);
         phase.in_chunks(pool, for_b, rest);
@@ -197,7 +228,9 @@ impl Phase<'_> {
         let (kern, blocks) = (self.kern, self.blocks);
         let (m, n, steps) = (self.rows.len(), self.cols.len(), blocks.steps_before(blocks.count));
         let unit = |len: usize, unit: usize| len / unit * unit;
-        let (rows_fit, cols_fit) = (unit(rest.len() / steps, kern.mr), unit(for_b.len() / steps, kern.nr));
+        let shared = self.how == How::Shared;
+        let rows_fit = if shared { unit(rest.len() / steps, kern.mr) } else { m };
+        let cols_fit = unit(for_b.len() / steps, kern.nr);
         if rows_fit > 0 && cols_fit >= n.min(COLS_MIN) {
             for rows in even(m, rows_fit, kern.mr) {
                 for cols in even(n, cols_fit, kern.nr) {
@@ -214,7 +247,11 @@ impl Phase<'_> {
         };
         for cols in even(n, COLS_CUT, kern.nr) {
             let blocks_fit = for_b.len() / (blocks.steps(0) * cols.len().next_multiple_of(kern.nr));
-            let mut rows_fit = for_a.len() / (blocks.steps(0) * blocks_fit.min(blocks.count));
+            let mut rows_fit = match shared {
+                true => for_a.len() / (blocks.steps(0) * blocks_fit.min(blocks.count)),
+                // All rows, the last panel's padding included: B is packed once.
+                false => m.next_multiple_of(kern.mr),
+            };
             if matches!(self.c, Target::Bf16(_)) {
                 rows_fit = rows_fit.min(wait.len() / cols.len());
             }
@@ -234,10 +271,11 @@ impl Phase<'_> {
         let high = self.rows.len().next_multiple_of(kern.mr);
         let wide = self.cols.len().next_multiple_of(kern.nr);
         let steps = self.before(self.over.end);
-        let (a, b) = (&mut for_a[..steps * high], &mut for_b[..steps * wide]);
+        let of_a = if self.how == How::Shared { steps * high } else { 0 };
+        let (a, b) = (&mut for_a[..of_a], &mut for_b[..steps * wide]);
         self.pack(pool, a, b);
         let (a, b) = (&*a, &*b);
-        let cut = Cut::new(kern, self.rows.len(), self.cols.len());
+        let cut = Cut::new(kern, self.rows.len(), self.cols.len(), self.how);
         pool.run(cut.count(), |i, lane| {
             let (r, c) = cut.piece(i);
             self.piece(r, c, (a, high), (b, wide), bytemuck::cast_slice_mut(lane.scratch));
@@ -256,7 +294,7 @@ impl Phase<'_> {
         let (high, wide) = (m.next_multiple_of(kern.mr), n.next_multiple_of(kern.nr));
         // Some 120 rows or columns a piece: whole cache lines where they run fast.
         let (down, across) = (kern.mr * 112_usize.div_ceil(kern.mr), kern.nr * 128_usize.div_ceil(kern.nr));
-        let of_a = if self.pack_a { self.over.len() * m.div_ceil(down) } else { 0 };
+        let of_a = if self.pack_a && self.how == How::Shared { self.over.len() * m.div_ceil(down) } else { 0 };
         let of_b = self.over.len() * n.div_ceil(across);
         let (a, b) = (Parts::new(a), Parts::new(b));
         pool.run(of_a + of_b, |i, _| {
@@ -290,6 +328,8 @@ impl Phase<'_> {
         scratch: &mut [f32],
     ) {
         let (rows, cols) = (r.len(), c.len());
+        let (scratch, own) = scratch.split_at_mut(scratch.len() / 2);
+        let own: &mut [u32] = bytemuck::cast_slice_mut(own);
         let corner = (self.rows.start + r.start) * self.ldc + self.cols.start + c.start;
         // Sums of a bf16 c wait in the lane's scratch if this phase makes them from the first to the last.
         let (wait, ldw) = match self.wait {
@@ -307,7 +347,17 @@ impl Phase<'_> {
                 Target::Bf16(_) if first => (Dest::Set(wait), ldw),
                 Target::Bf16(_) => (Dest::Add(wait), ldw),
             };
-            let (a, b) = (&a[before * high + r.start * steps..], &b[before * wide + c.start * steps..]);
+            let k = self.blocks.range(block);
+            let here = self.a.from(self.rows.start + r.start, k.start);
+            let a = match self.how {
+                How::Lie => Left::Rows(here),
+                How::Own => {
+                    self.kern.pack_a(here, rows, k.len(), own);
+                    Left::Panels(own)
+                }
+                How::Shared => Left::Panels(&a[before * high + r.start * steps..]),
+            };
+            let b = &b[before * wide + c.start * steps..];
             // SAFETY: this piece alone writes these rows and columns of c, and their sums in `wait`.
             unsafe { self.kern.block_to(rows, cols, steps, a, b, dest, ld) };
         }
@@ -323,13 +373,16 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(kern: &Kernel, m: usize, n: usize) -> Cut {
+    fn new(kern: &Kernel, m: usize, n: usize, how: How) -> Cut {
         let panels = m.div_ceil(kern.mr);
         let high = (panels / 16).clamp(2, 10);
         let head = panels.saturating_sub((panels / 3).clamp(2, 24)) / high * high * kern.mr;
         Cut {
             head: Grid::new(0..head, n, high * kern.mr, n.div_ceil(1024), kern.nr),
-            tail: Grid::new(head..m, n, 2 * kern.mr, n.div_ceil(512).max(3), kern.nr),
+            tail: match how {
+                How::Own => Grid::new(head..m, n, kern.mr, 1, kern.nr),
+                _ => Grid::new(head..m, n, 2 * kern.mr, n.div_ceil(512).max(3), kern.nr),
+            },
         }
     }
 
@@ -400,12 +453,14 @@ mod tests {
     fn pieces_cover_every_element_once() {
         let kern = kernel(Level::Portable, Precision::F32);
         for (m, n) in [(1, 1), (5, 3000), (13, 7), (100, 100), (300, 700), (901, 9)] {
-            let cut = Cut::new(kern, m, n);
-            let mut seen = vec![0; m * n];
-            for (r, c) in (0..cut.count()).map(|i| cut.piece(i)) {
-                r.for_each(|i| c.clone().for_each(|j| seen[i * n + j] += 1));
+            for how in [How::Lie, How::Own, How::Shared] {
+                let cut = Cut::new(kern, m, n, how);
+                let mut seen = vec![0; m * n];
+                for (r, c) in (0..cut.count()).map(|i| cut.piece(i)) {
+                    r.for_each(|i| c.clone().for_each(|j| seen[i * n + j] += 1));
+                }
+                assert!(seen.iter().all(|&s| s == 1), "{m} x {n}");
             }
-            assert!(seen.iter().all(|&s| s == 1), "{m} x {n}");
         }
     }
 
@@ -423,7 +478,7 @@ mod tests {
             }
             let kern = kernel(level, Precision::Bf16);
             let operand = |x| Operand { data: In::Bf16(x), ld: k, major: Major::K };
-            let run = |for_b: usize, rest: usize| {
+            let run = |how: How, for_b: usize, rest: usize| {
                 let mut wide = vec![1f32; m * n];
                 let mut short = vec![bf16::NAN; m * n];
                 for (out, put) in [(Out::F32(&mut wide), Put::Add), (Out::Bf16(&mut short), Put::Set)] {
@@ -431,17 +486,22 @@ mod tests {
                     let blocks = Blocks::new(kern, k, k);
                     let (over, rows, cols) = (0..blocks.count, 0..m, 0..n);
                     let (a, b) = (operand(&a), operand(&b));
-                    let phase =
-                        Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, pack_a: true, wait: None };
+                    let pack_a = true;
+                    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, how, pack_a, wait: None };
                     phase.in_chunks(&pool, &mut vec![0; for_b], &mut vec![0; rest]);
                 }
                 (wide, short)
             };
-            let once = run(1 << 18, 1 << 18);
-            // Columns and rows in several phases, all k in each.
-            assert_eq!(run(1 << 18, 30 * k), once, "{level:?} by rows");
-            // Two blocks at a time, some thirty rows packed, and fewer than seventy waiting.
-            assert_eq!(run(2 * 96 * 384, 2 * 30 * 2 * 384), once, "{level:?} by blocks");
+            let once = run(How::Shared, 1 << 18, 1 << 18);
+            for how in [How::Lie, How::Own, How::Shared] {
+                if how == How::Lie && !kern.lies_ready(operand(&a), k) {
+                    continue;
+                }
+                // Columns and rows in several phases, all k in each.
+                assert_eq!(run(how, 1 << 18, 30 * k), once, "{level:?} {how:?} by rows");
+                // Two blocks at a time, some thirty rows packed, and fewer than seventy waiting.
+                assert_eq!(run(how, 2 * 96 * 384, 2 * 30 * 2 * 384), once, "{level:?} {how:?} by blocks");
+            }
         }
     }
 }

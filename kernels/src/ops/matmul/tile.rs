@@ -131,6 +131,13 @@ type Pack = unsafe fn(src: Operand<'_>, outer: usize, k: usize, out: &mut [u32])
 /// `1..=nr`; that many elements may be written (and read, where `Dest` says so), by this thread alone.
 type Tile = unsafe fn(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize);
 
+/// As [`Tile`], but A is not packed: word `t` of its row `i` lies at `i * a.1 + t` from `a.0` on. May fetch ahead, but
+/// not read, what follows those rows.
+///
+/// Safety: as for [`Tile`]; `rows` rows hold `steps` words each.
+type TileRows =
+    unsafe fn(steps: usize, a: (*const u32, usize), b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize);
+
 /// Multiplies up to four rows of A by up to four columns of B, both with k fast: `sums[i][j]` for the first rows and
 /// columns asked for. The k are dealt out to the lanes of a vector, and the lanes added at the end.
 ///
@@ -150,7 +157,16 @@ pub(crate) struct Kernel {
     pack_a: Pack,
     pack_b: Pack,
     tile: Tile,
+    tile_rows: Option<TileRows>,
     dots: Dots,
+}
+
+/// The left operand of [`Kernel::block_to`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left<'a> {
+    Panels(&'a [u32]),
+    /// Rows where they lie; see [`Kernel::lies_ready`].
+    Rows(Operand<'a>),
 }
 
 /// The kernel that `level` uses for products in `precision`. The CPU must have that level.
@@ -192,6 +208,19 @@ impl Kernel {
     /// Words that `n` columns of B by `k` take when packed.
     pub(crate) fn b_words(&self, n: usize, k: usize) -> usize {
         n.next_multiple_of(self.nr) * self.steps(k)
+    }
+
+    /// Whether tiles may read rows of A where they lie, `k` being summed in runs of a multiple of eight from the start
+    /// on: k runs fast, elements need no rounding, none is left without its pair, and the rows of a tile do not meet in
+    /// a few sets of the L1 cache, as they do when they lie a multiple of 2 KiB apart.
+    pub(crate) fn lies_ready(&self, a: Operand<'_>, k: usize) -> bool {
+        let bytes = match a.data {
+            In::F32(_) if self.pair == 1 => 4,
+            In::Bf16(_) if self.pair == 2 => 2,
+            _ => return false,
+        };
+        let whole = k.is_multiple_of(self.pair) && a.ld.is_multiple_of(self.pair);
+        self.tile_rows.is_some() && a.major == Major::K && whole && !(a.ld * bytes).is_multiple_of(2048)
     }
 
     /// Packs `m` rows of A into the head of `out`.
@@ -236,7 +265,7 @@ impl Kernel {
             Put::Add => Dest::Add(c.as_mut_ptr()),
         };
         // SAFETY: lengths by the asserts above; `c` is borrowed mutably.
-        unsafe { self.block_to(m, n, self.steps(k), a, b, dest, ldc) }
+        unsafe { self.block_to(m, n, self.steps(k), Left::Panels(a), b, dest, ldc) }
     }
 
     /// Products of up to four rows of A and up to four columns of B, read where they lie, for `matvec`.
@@ -252,26 +281,46 @@ impl Kernel {
     /// As [`Kernel::block`], to any destination.
     ///
     /// # Safety
-    /// The packed operands hold `m` and `n` rows and columns of `steps` steps; `dest` is that of element (0, 0), and
-    /// all `m` by `n` elements may be written, by this thread alone.
+    /// The operands hold `m` and `n` rows and columns of `steps` steps, rows of A such as [`Kernel::lies_ready`] allows;
+    /// `dest` is that of element (0, 0), and all `m` by `n` elements may be written, by this thread alone.
     pub(crate) unsafe fn block_to(
         &self,
         m: usize,
         n: usize,
         steps: usize,
-        a: &[u32],
+        a: Left<'_>,
         b: &[u32],
         dest: Dest,
         ldc: usize,
     ) {
-        debug_assert!(a.len() >= m.next_multiple_of(self.mr) * steps && b.len() >= n.next_multiple_of(self.nr) * steps);
+        debug_assert!(b.len() >= n.next_multiple_of(self.nr) * steps);
+        let rows_of_a = match a {
+            Left::Panels(a) => {
+                debug_assert!(a.len() >= m.next_multiple_of(self.mr) * steps);
+                None
+            }
+            Left::Rows(a) => {
+                a.check(m, steps * self.pair);
+                let start = match a.data {
+                    In::F32(x) => x.as_ptr().cast::<u32>(),
+                    In::Bf16(x) => x.as_ptr().cast(),
+                };
+                Some((self.tile_rows.expect("matmul: rows where they lie"), start, a.ld / self.pair))
+            }
+        };
         for j in (0..n).step_by(self.nr) {
             for i in (0..m).step_by(self.mr) {
                 let (rows, cols) = (self.mr.min(m - i), self.nr.min(n - j));
                 // SAFETY: `kernel` gave this table for a level that the CPU has; the rest is the caller's promise.
                 unsafe {
-                    let dest = dest.at(i, j, ldc);
-                    (self.tile)(steps, a.as_ptr().add(i * steps), b.as_ptr().add(j * steps), dest, ldc, rows, cols);
+                    let (dest, b) = (dest.at(i, j, ldc), b.as_ptr().add(j * steps));
+                    match (rows_of_a, a) {
+                        (Some((tile, a, lda)), _) => tile(steps, (a.add(i * lda), lda), b, dest, ldc, rows, cols),
+                        (None, Left::Panels(a)) => {
+                            (self.tile)(steps, a.as_ptr().add(i * steps), b, dest, ldc, rows, cols)
+                        }
+                        (None, Left::Rows(_)) => unreachable!("matmul: rows where they lie"),
+                    }
                 }
             }
         }

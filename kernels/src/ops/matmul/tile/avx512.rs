@@ -17,14 +17,22 @@ pub(super) static F32: Kernel = Kernel {
     pack_a: pack_f32::<MR>,
     pack_b: pack_f32::<NR>,
     tile,
+    tile_rows: Some(tile_rows),
     dots: dots_f32,
 };
 
 pub(super) static WIDENED: Kernel =
-    Kernel { pack_a: pack_widened::<MR>, pack_b: pack_widened::<NR>, dots: dots_widened, ..F32 };
+    Kernel { pack_a: pack_widened::<MR>, pack_b: pack_widened::<NR>, tile_rows: None, dots: dots_widened, ..F32 };
 
-pub(super) static PAIRS: Kernel =
-    Kernel { pair: 2, pack_a: pack_pairs::<MR>, pack_b: pack_pairs::<NR>, tile: tile_two, dots: dots_pairs, ..F32 };
+pub(super) static PAIRS: Kernel = Kernel {
+    pair: 2,
+    pack_a: pack_pairs::<MR>,
+    pack_b: pack_pairs::<NR>,
+    tile: tile_two,
+    tile_rows: Some(tile_rows_two),
+    dots: dots_pairs,
+    ..F32
+};
 
 /// f32 as it is.
 const PLAIN: u8 = 0;
@@ -299,37 +307,69 @@ fn transpose(r: &mut [__m512i; 16]) {
     *r = t;
 }
 
-/// A tile's arithmetic, written once for each way to multiply; `$bf16` rounds 16 sums.
+/// A tile's arithmetic, written once for each way to multiply; `$bf16` rounds 16 sums. A is a panel (`$tile`), or rows
+/// where they lie (`$tile_rows`).
 macro_rules! tiles {
-    ($tile:ident, $rows_of:ident, $multiply_add:ident, $bf16:ident, $features:literal) => {
+    ($tile:ident, $tile_rows:ident, $pick:ident, $rows_of:ident, $multiply_add:ident, $bf16:ident, $features:literal) => {
         /// Safety: see [`super::Tile`].
         #[target_feature(enable = $features)]
         unsafe fn $tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize) {
+            // SAFETY: passed on as promised by the caller.
+            unsafe { $pick::<false>(steps, (a, 1), b, dest, ldc, rows, cols) }
+        }
+
+        /// Safety: see [`super::TileRows`].
+        #[target_feature(enable = $features)]
+        unsafe fn $tile_rows(
+            steps: usize,
+            (a, lda): (*const u32, usize),
+            b: *const u32,
+            dest: Dest,
+            ldc: usize,
+            rows: usize,
+            cols: usize,
+        ) {
+            // SAFETY: passed on as promised by the caller.
+            unsafe { $pick::<true>(steps, (a, lda), b, dest, ldc, rows, cols) }
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn $pick<const LIE: bool>(
+            steps: usize,
+            a: (*const u32, usize),
+            b: *const u32,
+            dest: Dest,
+            ldc: usize,
+            rows: usize,
+            cols: usize,
+        ) {
             // SAFETY: passed on as promised by the caller; `rows` picks the version for that many.
             unsafe {
                 match rows {
-                    1 => $rows_of::<1>(steps, a, b, dest, ldc, cols),
-                    2 => $rows_of::<2>(steps, a, b, dest, ldc, cols),
-                    3 => $rows_of::<3>(steps, a, b, dest, ldc, cols),
-                    4 => $rows_of::<4>(steps, a, b, dest, ldc, cols),
-                    5 => $rows_of::<5>(steps, a, b, dest, ldc, cols),
-                    6 => $rows_of::<6>(steps, a, b, dest, ldc, cols),
-                    7 => $rows_of::<7>(steps, a, b, dest, ldc, cols),
-                    8 => $rows_of::<8>(steps, a, b, dest, ldc, cols),
-                    9 => $rows_of::<9>(steps, a, b, dest, ldc, cols),
-                    10 => $rows_of::<10>(steps, a, b, dest, ldc, cols),
-                    11 => $rows_of::<11>(steps, a, b, dest, ldc, cols),
-                    12 => $rows_of::<12>(steps, a, b, dest, ldc, cols),
-                    13 => $rows_of::<13>(steps, a, b, dest, ldc, cols),
-                    _ => $rows_of::<14>(steps, a, b, dest, ldc, cols),
+                    1 => $rows_of::<1, LIE>(steps, a, b, dest, ldc, cols),
+                    2 => $rows_of::<2, LIE>(steps, a, b, dest, ldc, cols),
+                    3 => $rows_of::<3, LIE>(steps, a, b, dest, ldc, cols),
+                    4 => $rows_of::<4, LIE>(steps, a, b, dest, ldc, cols),
+                    5 => $rows_of::<5, LIE>(steps, a, b, dest, ldc, cols),
+                    6 => $rows_of::<6, LIE>(steps, a, b, dest, ldc, cols),
+                    7 => $rows_of::<7, LIE>(steps, a, b, dest, ldc, cols),
+                    8 => $rows_of::<8, LIE>(steps, a, b, dest, ldc, cols),
+                    9 => $rows_of::<9, LIE>(steps, a, b, dest, ldc, cols),
+                    10 => $rows_of::<10, LIE>(steps, a, b, dest, ldc, cols),
+                    11 => $rows_of::<11, LIE>(steps, a, b, dest, ldc, cols),
+                    12 => $rows_of::<12, LIE>(steps, a, b, dest, ldc, cols),
+                    13 => $rows_of::<13, LIE>(steps, a, b, dest, ldc, cols),
+                    _ => $rows_of::<14, LIE>(steps, a, b, dest, ldc, cols),
                 }
             }
         }
 
+        /// `LIE`: word `t` of row `i` of A is at `i * lda + t`; else at `t * MR + i`.
         #[target_feature(enable = $features)]
-        unsafe fn $rows_of<const R: usize>(
+        unsafe fn $rows_of<const R: usize, const LIE: bool>(
             steps: usize,
-            mut a: *const u32,
+            (a, lda): (*const u32, usize),
             mut b: *const u32,
             dest: Dest,
             ldc: usize,
@@ -342,23 +382,79 @@ macro_rules! tiles {
                 Dest::SetBf16(c) => (c.cast::<i8>(), 2 * ldc),
                 Dest::FinishBf16(p, ldp, _) => (p.cast::<i8>().cast_mut(), 4 * ldp),
             };
-            let (mut next, mut left) = (c, R);
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
-            for _ in 0..steps {
-                if left > 0 {
-                    _mm_prefetch::<_MM_HINT_T0>(next);
-                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
-                    (next, left) = (next.wrapping_add(row_bytes), left - 1);
-                }
-                // SAFETY: the panels hold `steps` steps of MR and NR words.
-                unsafe {
-                    let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()));
-                    for i in 0..R {
-                        let x = _mm512_set1_epi32(*a.add(i) as i32);
-                        sums[i][0] = $multiply_add(x, b0, sums[i][0]);
-                        sums[i][1] = $multiply_add(x, b1, sums[i][1]);
+            if LIE {
+                // Every third row has a pointer; the two behind it are one and two row lengths away, which the
+                // addressing of x86 adds for nothing.
+                let (mut p0, mut p3, mut p6) = (a, a.wrapping_add(3 * lda), a.wrapping_add(6 * lda));
+                let (mut p9, mut p12) = (a.wrapping_add(9 * lda), a.wrapping_add(12 * lda));
+                // A line of each row holds sixteen steps, in which the same line of the next tile's rows is fetched.
+                let (mut next, mut advance) = (c, row_bytes);
+                // Of its own, so that it stays in registers whatever becomes of `sums` below.
+                let mut acc = sums;
+                for line in (0..steps).step_by(16) {
+                    let mut ahead = a.wrapping_add(MR * lda + line);
+                    for _ in line..steps.min(line + 16) {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(next);
+                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+                        ahead = ahead.wrapping_add(lda);
+                        next = next.wrapping_add(advance);
+                        // SAFETY: the panel of B holds `steps` steps of NR words, and so many lie in each row of A.
+                        unsafe {
+                            let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()));
+                            // Spelt out, since a loop that picks among pointers keeps all sums in memory.
+                            macro_rules! row {
+                                ($i:literal, $lead:ident, $behind:literal) => {
+                                    if $i < R {
+                                        let word = $lead.wrapping_add($behind * lda).read_unaligned();
+                                        let x = _mm512_set1_epi32(word as i32);
+                                        let sum = &mut acc[$i % R];
+                                        sum[0] = $multiply_add(x, b0, sum[0]);
+                                        sum[1] = $multiply_add(x, b1, sum[1]);
+                                    }
+                                };
+                            }
+                            row!(0, p0, 0);
+                            row!(1, p0, 1);
+                            row!(2, p0, 2);
+                            row!(3, p3, 0);
+                            row!(4, p3, 1);
+                            row!(5, p3, 2);
+                            row!(6, p6, 0);
+                            row!(7, p6, 1);
+                            row!(8, p6, 2);
+                            row!(9, p9, 0);
+                            row!(10, p9, 1);
+                            row!(11, p9, 2);
+                            row!(12, p12, 0);
+                            row!(13, p12, 1);
+                        }
+                        b = b.wrapping_add(NR);
+                        (p0, p3, p6) = (p0.wrapping_add(1), p3.wrapping_add(1), p6.wrapping_add(1));
+                        (p9, p12) = (p9.wrapping_add(1), p12.wrapping_add(1));
                     }
-                    (a, b) = (a.add(MR), b.add(NR));
+                    advance = 0;
+                }
+                sums = acc;
+            } else {
+                let (mut next, mut left, mut a) = (c, R, a);
+                for _ in 0..steps {
+                    if left > 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(next);
+                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+                        (next, left) = (next.wrapping_add(row_bytes), left - 1);
+                    }
+                    // SAFETY: the panels hold `steps` steps of MR and NR words.
+                    unsafe {
+                        let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()));
+                        for i in 0..R {
+                            let x = _mm512_set1_epi32(*a.add(i) as i32);
+                            sums[i][0] = $multiply_add(x, b0, sums[i][0]);
+                            sums[i][1] = $multiply_add(x, b1, sums[i][1]);
+                        }
+                        (a, b) = (a.add(MR), b.add(NR));
+                    }
                 }
             }
             let masks = [ones(cols.min(16)) as u16, ones(cols.saturating_sub(16)) as u16];
@@ -404,8 +500,16 @@ macro_rules! tiles {
     };
 }
 
-tiles!(tile, rows_of, fused, round_half, "avx512f,avx512bw,avx512dq,avx512vl");
-tiles!(tile_two, rows_of_two, dot_two, round_half_own, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16");
+tiles!(tile, tile_rows, pick, rows_of, fused, round_half, "avx512f,avx512bw,avx512dq,avx512vl");
+tiles!(
+    tile_two,
+    tile_rows_two,
+    pick_two,
+    rows_of_two,
+    dot_two,
+    round_half_own,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+);
 
 /// How far ahead of the sum rows are fetched. On a Zen 4, decoding a 110M model in bf16 gained 14 to
 /// 23 % over fetching four rows ahead into L1 alone.

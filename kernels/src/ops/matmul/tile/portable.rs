@@ -14,6 +14,7 @@ pub(super) static F32: Kernel = Kernel {
     pack_a: pack::<MR, false>,
     pack_b: pack::<NR, false>,
     tile,
+    tile_rows: None,
     dots: dots::<false, false>,
 };
 
