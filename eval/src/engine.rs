@@ -6,7 +6,7 @@
 //! greedy              = each id(t) is the largest of z_t           the lowest id of equals
 //!
 //! Rows that begin alike share what they begin with, and thousands of tokens go through the network at once (`plan.rs`,
-//! [`esker_model::score`]); texts to generate grow side by side (`flow.rs`).
+//! [`mod@esker_model::score`]); texts to generate grow side by side (`flow.rs`).
 //!
 //! Generation is greedy, ends at the end mark, at a stop string or after `max_tokens`, and its text is cut before each of
 //! the stop strings in turn.

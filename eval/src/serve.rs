@@ -7,7 +7,7 @@
 //! | GET /health          | 200 while it runs |
 //!
 //! Two threads share the work. One speaks HTTP (`http.rs`): it reads requests (`ask.rs`), turns texts into ids and puts a
-//! [`talk::Job`] for each prompt into a queue of bounded length. The other has the model (`talk.rs`): it scores what is to be
+//! `talk::Job` for each prompt into a queue of bounded length. The other has the model (`talk.rs`): it scores what is to be
 //! scored in one batch, and lets all texts under way grow together, new ones joining at any step. Events go back through a
 //! channel for each request, which holds at most what its tokens make. A client that is gone ends its texts.
 //!

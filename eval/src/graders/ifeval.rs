@@ -1,6 +1,6 @@
 //! IFEval (version 4.0 of the task): whether a response follows each instruction of its prompt.
 //!
-//! 25 kinds of instruction, each with a verifier ([`instruction`]); [`punkt`], [`words`], [`langdetect`] and [`json`]
+//! 25 kinds of instruction, each with a verifier (`instruction`); `punkt`, `words`, `langdetect` and `json`
 //! are what they lean on. *Strict* asks of the response as it is, *loose* of eight forms of it: with and without `*`,
 //! with and without its first line, its last line, both. An empty form follows nothing. At the level of a prompt all
 //! instructions must be followed; at the level of instructions each counts.

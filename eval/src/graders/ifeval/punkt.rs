@@ -69,11 +69,7 @@ static ENGLISH: LazyLock<Parameters> = LazyLock::new(|| {
     flate2::read::GzDecoder::new(&include_bytes!("punkt.gz")[..])
         .read_to_string(&mut text)
         .expect("punkt.gz is whole: it is part of the program");
-    let mut p = Parameters {
-        abbreviations: HashSet::new(),
-        starters: HashSet::new(),
-        seen: HashMap::new(),
-    };
+    let mut p = Parameters { abbreviations: HashSet::new(), starters: HashSet::new(), seen: HashMap::new() };
     for line in text.lines() {
         let (kind, value) = line.split_once('\t').expect("punkt.gz: kind, tab, value");
         match kind {

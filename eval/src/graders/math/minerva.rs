@@ -3,9 +3,9 @@
 //! *exact_match*: the answer stands between "Final Answer: The final answer is" and ". I hope it is correct."; it and
 //! the gold are rewritten by [`normalize_final_answer`] and compared by [`is_equiv`]: the same string, or the same
 //! value read as sympy's `parse_latex` reads them. *math_verify*: the answer is looked for in all of the text
-//! ([`extract`]), and read and compared with more kinds of values ([`compare`]).
+//! (`extract`), and read and compared with more kinds of values (`compare`).
 //!
-//! What is equal here: fractions exactly; everything else by value at fixed points ([`expr`]), where the harness asks
+//! What is equal here: fractions exactly; everything else by value at fixed points (`expr`), where the harness asks
 //! sympy to simplify a difference, for at most 5 seconds. We need no clock: texts, nesting and candidates are bounded.
 //! Where the two part: sympy gives up on some differences that are zero; expressions with an infinity, an integral, a
 //! limit or a derivative are equal here only as strings; numbers of more than 38 digits too; math_verify solves
