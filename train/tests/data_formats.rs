@@ -41,9 +41,10 @@ fn what_is_missing_is_named() {
     let (bin, out) = (path("train.bin"), path("out"));
     fails(&["data", "import", "--out", &out, &bin], 2, &["--eos"]);
     fails(&["data", "import", "--out", &out, "--eos", "99", &bin], 2, &["--vocab-size", "--tokenizer"]);
-    fails(&["data", "import", "--out", &out, "--format", "megatron", "--eos", "99", &bin], 3, &["train.idx"]);
+    let whole = ["data", "import", "--out", &out, "--eos", "99", "--vocab-size", "100"];
+    fails(&[&whole[..], &["--format", "megatron", &bin]].concat(), 3, &["train.idx"]);
     fails(&["data", "import", "--out", &out, "--format", "megatrom", &bin], 2, &["megatrom", "tokshuf"]);
     fails(&["data", "import", "--out", &out, "--dtype", "f32", &bin], 2, &["f32", "u16"]);
-    fails(&["data", "import", "--out", &out, &path("nowhere")], 3, &["nowhere"]);
+    fails(&[&whole[..], &[&path("nowhere")]].concat(), 3, &["nowhere"]);
     fails(&["data", "export", "--format", "llmc", "--out", &out, &path("")], 3, &["manifest.json"]);
 }
