@@ -184,11 +184,13 @@ impl<'t> Talk<'t> {
             Ok(id) => id,
             Err(e) => return failed(e),
         };
-        if eos.contains(&id) {
-            return (Next::End, vec![self.end(tokenizer, true)]);
-        }
         let said = ask.logprobs.map(|k| tell_of(logits, log_sum_exp(logits), id, k));
         self.made += 1;
+        if eos.contains(&id) {
+            // It shows nothing and counts: who scores a prompt by one token more finds that token told.
+            let token = Event::Token { id, text: String::new(), said };
+            return (Next::End, vec![token, self.end(tokenizer, true)]);
+        }
         if id < tokenizer.vocab_size() {
             match self.pieces.push(id) {
                 Ok(piece) => self.held.push_str(&piece.unwrap_or_default()),
@@ -196,7 +198,8 @@ impl<'t> Talk<'t> {
             }
             // A special token shows nothing, and may yet be what ends the text.
             if !ask.stop.is_empty() && tokenizer.decode(&[id], false).is_ok_and(|text| ask.stop.contains(&text)) {
-                return (Next::End, vec![self.end(tokenizer, true)]);
+                let token = Event::Token { id, text: String::new(), said };
+                return (Next::End, vec![token, self.end(tokenizer, true)]);
             }
         }
         if let Some(at) = ask.stop.iter().filter_map(|stop| self.held.find(stop)).min() {

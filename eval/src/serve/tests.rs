@@ -16,9 +16,14 @@ use std::{
 
 /// Runs `client` against a server of a small model on bytes.
 fn served(client: impl FnOnce(SocketAddr, &dyn Fn(Request) -> Answer)) {
+    served_until(vec![], client);
+}
+
+/// The same with tokens that end a text.
+fn served_until(eos: Vec<u32>, client: impl FnOnce(SocketAddr, &dyn Fn(Request) -> Answer)) {
     let (s, config, w) = model(Family::Llama, DType::F32);
     let tokenizer = Tokenizer::bytes();
-    let options = Options { name: "small".into(), max_batch: 3, max_length: 96, eos: vec![] };
+    let options = Options { name: "small".into(), max_batch: 3, max_length: 96, eos };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::new(&s, &config, &w, &tokenizer, options, any).unwrap();
     let (addr, stop) = (server.addr(), server.stop());
@@ -144,6 +149,21 @@ fn prompts_are_scored_as_by_the_engine() {
         // Four and the chosen one, fewer where several are spelt alike.
         let tops = some["choices"][0]["logprobs"]["top_logprobs"][5].as_object().unwrap().len();
         assert!((1..=5).contains(&tops), "{tops}");
+    });
+}
+
+#[test]
+fn a_token_that_ends_the_text_is_told_and_not_shown() {
+    // lm-evaluation-harness leaves out the last token told, which is the new one, whatever it is.
+    served_until((0..260).collect(), |addr, _| {
+        for max_tokens in [1, 5] {
+            let ask = json!({"prompt": "The", "max_tokens": max_tokens, "logprobs": 1, "echo": true});
+            let answer = complete(addr, ask);
+            let choice = &answer["choices"][0];
+            assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("The"), &json!("stop")));
+            assert_eq!(choice["logprobs"]["token_logprobs"].as_array().unwrap().len(), 4);
+            assert_eq!(answer["usage"]["completion_tokens"], 1);
+        }
     });
 }
 
