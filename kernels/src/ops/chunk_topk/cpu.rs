@@ -17,23 +17,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const PIECE: usize = 16;
 
 pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compress<'_>) -> bool {
-    let chunks = grid.chunks();
     let bytes = a.update.bytes_mut();
     bytes[grid.update_bytes(spec)..].fill(0);
     if spec.codec == Codec::Reference {
         return compress_by_table(pool, level, grid, spec, a);
     }
     let delta = a.delta.as_ref().map(|d| (d.anchor.f32(), d.theta.f32()));
-    let finite = AtomicBool::new(true);
     let (e, bytes) = (Parts::new(a.e.f32_mut()), Parts::new(bytes));
+    each_chunk(pool, level, grid, spec, a.beta, &e, delta, &bytes, |tile, x, picks| put_back(grid, tile, &e, x, picks))
+}
+
+/// Brings `e` up to date, picks the largest of each chunk and writes its record, with an empty table where a codec has
+/// one; then calls `after(tile, x, picks)` with what the record decodes to. Returns whether all that was picked is
+/// finite.
+fn each_chunk(
+    pool: &Pool,
+    level: Level,
+    grid: Grid,
+    spec: Spec,
+    beta: f32,
+    e: &Parts<'_, f32>,
+    delta: Option<(&[f32], &[f32])>,
+    bytes: &Parts<'_, u8>,
+    after: impl Fn(Tile, &[f32], &Picks) + Sync,
+) -> bool {
+    let chunks = grid.chunks();
+    let finite = AtomicBool::new(true);
     pool.run(chunks.div_ceil(PIECE), |piece, _| {
         let (mut x, mut candidates, mut picks) = ([0.0; CHUNK], Candidates::new(), Picks::new());
         for chunk in piece * PIECE..chunks.min((piece + 1) * PIECE) {
             let tile = grid.tile(chunk);
             let x = &mut x[..tile.len()];
-            take_in(level, grid, tile, &e, delta, a.beta, x);
+            take_in(level, grid, tile, e, delta, beta, x);
             if chunk + 1 < chunks {
-                fetch_ahead(grid, grid.tile(chunk + 1), &e, delta);
+                fetch_ahead(grid, grid.tile(chunk + 1), e, delta);
             }
             pick(level, spec, x, &mut candidates, &mut picks);
             if picks.values[..picks.len].iter().any(|v| !v.is_finite()) {
@@ -43,7 +60,7 @@ pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Com
             // SAFETY: records of different chunks do not overlap.
             let record = unsafe { bytes.window(at, spec.record_bytes(tile.len())) };
             encode(level, spec, tile.len(), Table::default(), &mut picks, record);
-            put_back(grid, tile, &e, x, &picks);
+            after(tile, x, &picks);
         }
     });
     finite.into_inner()
@@ -55,25 +72,8 @@ fn compress_by_table(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compr
     let chunks = grid.chunks();
     let delta = a.delta.as_ref().map(|d| (d.anchor.f32(), d.theta.f32()));
     let (e, bytes) = (a.e.f32_mut(), a.update.bytes_mut());
-    {
-        let (e, bytes) = (Parts::new(e), Parts::new(bytes));
-        pool.run(chunks.div_ceil(PIECE), |piece, _| {
-            let (mut x, mut candidates, mut picks) = ([0.0; CHUNK], Candidates::new(), Picks::new());
-            for chunk in piece * PIECE..chunks.min((piece + 1) * PIECE) {
-                let tile = grid.tile(chunk);
-                let x = &mut x[..tile.len()];
-                take_in(level, grid, tile, &e, delta, a.beta, x);
-                if chunk + 1 < chunks {
-                    fetch_ahead(grid, grid.tile(chunk + 1), &e, delta);
-                }
-                pick(level, spec, x, &mut candidates, &mut picks);
-                let at = grid.record_at(spec, chunk);
-                // SAFETY: records of different chunks do not overlap.
-                let record = unsafe { bytes.window(at, spec.record_bytes(tile.len())) };
-                encode(level, spec, tile.len(), Table::default(), &mut picks, record);
-            }
-        });
-    }
+    let parts = (Parts::new(e), Parts::new(bytes));
+    let finite = each_chunk(pool, level, grid, spec, a.beta, &parts.0, delta, &parts.1, |_, _, _| ());
     let mut picks = Picks::new();
     let table = {
         let (e, bytes) = (&*e, &*bytes);
@@ -85,10 +85,8 @@ fn compress_by_table(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compr
         })
     };
     table.write(bytes);
-    let mut finite = true;
     for chunk in 0..chunks {
         sent(grid, spec, chunk, e, bytes, &mut picks);
-        finite &= picks.values[..picks.len].iter().all(|v| v.is_finite());
         let (tile, at) = (grid.tile(chunk), grid.record_at(spec, chunk));
         encode(level, spec, tile.len(), table, &mut picks, &mut bytes[at..at + spec.record_bytes(tile.len())]);
         for (i, d) in picks.iter() {
