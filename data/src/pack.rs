@@ -188,7 +188,7 @@ pub fn pack(
             writers.push(*split, &ids, text.len() as u64)?;
         }
     }
-    writers.finish(tokenizer, None)
+    writers.finish(Some(tokenizer), None)
 }
 
 /// What all shards of a tokenizer share.
@@ -238,8 +238,12 @@ impl<'a> Writers<'a> {
         writer.push(ids, text_bytes)
     }
 
-    /// Closes the shards and writes tokenizer and manifest.
-    pub(crate) fn finish(self, tokenizer: &Tokenizer, prepared: Option<Prepared>) -> Result<Manifest, PackError> {
+    /// Closes the shards and writes the tokenizer, where it is known, and the manifest.
+    pub(crate) fn finish(
+        self,
+        tokenizer: Option<&Tokenizer>,
+        prepared: Option<Prepared>,
+    ) -> Result<Manifest, PackError> {
         let manifest = Manifest {
             format: manifest::FORMAT.into(),
             version: manifest::FORMAT_VERSION,
@@ -253,7 +257,9 @@ impl<'a> Writers<'a> {
         if manifest.train.documents + manifest.val.documents == 0 {
             return Err(PackError::NoText);
         }
-        write_aside(&self.dir.join("tokenizer.json"), tokenizer.json())?;
+        if let Some(tokenizer) = tokenizer {
+            write_aside(&self.dir.join("tokenizer.json"), tokenizer.json())?;
+        }
         let mut json = serde_json::to_vec_pretty(&manifest).expect("plain values");
         json.push(b'\n');
         write_aside(&self.dir.join(MANIFEST), &json)?;

@@ -90,7 +90,7 @@ pub fn prepare(
     match run(&units, &journal, tokenizer, spec, out, options, holdout, progress) {
         Ok((writers, prepared)) => {
             journal.set_done(&job)?;
-            let manifest = writers.finish(tokenizer, Some(prepared))?;
+            let manifest = writers.finish(Some(tokenizer), Some(prepared))?;
             journal.remove()?;
             Ok(manifest)
         }

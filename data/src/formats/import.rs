@@ -7,16 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::json;
 
 use super::{Documents, FormatError, Options, open};
-use crate::order::mix;
-use crate::pack::{MANIFEST, Manifest, PackError, PackOptions, ShardEntry, Split, SplitEntry, hex};
-use crate::shard::{Header, ShardSpec, ShardWriter, sync_parent};
+use crate::pack::{Holdout, Manifest, PackError, PackOptions, Writers, claim};
+use crate::shard::ShardSpec;
 use crate::tokenizer::Tokenizer;
 
-/// Documents of a shard; its index is in memory while it is written.
-const MAX_SHARD_DOCUMENTS: u64 = 1 << 20;
 /// Documents between two calls of `progress`.
 const PROGRESS_DOCUMENTS: u64 = 256;
 
@@ -67,9 +63,7 @@ pub fn import(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImportReport, FormatError> {
     let missing = |what, why: &str| FormatError::Missing { path: out.into(), what, why: why.into() };
-    if !(0.0..1.0).contains(&options.val_fraction) {
-        return Err(PackError::ValFraction { got: options.val_fraction }.into());
-    }
+    let holdout = Holdout::new(options.val_fraction, options.seed)?;
     if options.shard_tokens == 0 {
         return Err(PackError::Zero { key: "shard_tokens" }.into());
     }
@@ -89,10 +83,11 @@ pub fn import(
             format!("an id below the vocabulary of {vocab_size}"),
         ));
     }
-    clear(out, options.overwrite)?;
+    claim(out, options.overwrite)?;
     let hash = tokenizer.map_or([0; 32], Tokenizer::hash);
     let spec = ShardSpec { vocab_size, eos: Some(eos), tokenizer_hash: hash };
-    let mut splits = Splits::new(out, spec, options);
+    let pack = PackOptions { shard_tokens: options.shard_tokens, ..PackOptions::default() };
+    let mut writers = Writers::new(out, spec, &pack)?;
     let (mut ids, mut number, mut unclosed) = (Vec::new(), 0u64, 0u64);
     while documents.next_document(&mut ids)? {
         check(&ids, vocab_size, number, &documents)?;
@@ -101,7 +96,7 @@ pub fn import(
             None => 0,
         };
         unclosed += u64::from(ids.last() != Some(&eos));
-        splits.push(number, &ids, text_bytes)?;
+        writers.push(holdout.split(number), &ids, text_bytes)?;
         number += 1;
         if number.is_multiple_of(PROGRESS_DOCUMENTS) {
             let (done, total) = documents.position();
@@ -110,28 +105,7 @@ pub fn import(
     }
     let (_, total) = documents.position();
     progress(total, total);
-    if number == 0 {
-        return Err(PackError::NoText.into());
-    }
-    let [train, val] = splits.finish()?;
-    if let Some(tokenizer) = tokenizer {
-        write_aside(&out.join("tokenizer.json"), tokenizer.json())?;
-    }
-    let json = json!({
-        "format": "esker-shards",
-        "version": 1,
-        "vocab_size": vocab_size,
-        "eos": eos,
-        "tokenizer_hash": hex(&hash),
-        "train": train,
-        "val": val,
-    });
-    // Through the reader: what is written is what it takes.
-    let path = out.join(MANIFEST);
-    let manifest = Manifest::parse(&serde_json::to_vec(&json).expect("plain values"), &path)?;
-    let mut bytes = serde_json::to_vec_pretty(&manifest).expect("plain values");
-    bytes.push(b'\n');
-    write_aside(&path, &bytes)?;
+    let manifest = writers.finish(tokenizer, None)?;
     let tokens = manifest.train.tokens + manifest.val.tokens;
     let format = documents.format().name();
     Ok(ImportReport { format, documents: number, tokens, unclosed_documents: unclosed, manifest })
@@ -143,89 +117,4 @@ fn check(ids: &[u32], vocab_size: u32, number: u64, documents: &Documents) -> Re
         "an id below the vocabulary of {vocab_size}; give the tokenizer that made the ids, or a larger --vocab-size"
     );
     Err(FormatError::field(documents.path(), format!("token {at} of document {number}"), ids[at], want))
-}
-
-/// Makes the folder, or takes the manifest away: from then on the folder is no data set until
-/// the new manifest stands.
-fn clear(out: &Path, overwrite: bool) -> Result<(), FormatError> {
-    std::fs::create_dir_all(out).map_err(FormatError::io(out, "create"))?;
-    let manifest = out.join(MANIFEST);
-    if !manifest.exists() {
-        return Ok(());
-    }
-    if !overwrite {
-        return Err(PackError::Exists { path: out.into() }.into());
-    }
-    std::fs::remove_file(&manifest).map_err(FormatError::io(&manifest, "remove"))
-}
-
-/// The shards of both splits, each closed when it is full.
-struct Splits<'a> {
-    out: &'a Path,
-    spec: ShardSpec,
-    shard_tokens: u64,
-    seed: u64,
-    /// Keys below it go to validation; of 2^53.
-    below: u64,
-    open: [Option<(String, ShardWriter)>; 2],
-    entries: [SplitEntry; 2],
-}
-
-impl<'a> Splits<'a> {
-    fn new(out: &'a Path, spec: ShardSpec, options: &ImportOptions) -> Splits<'a> {
-        let below = (options.val_fraction * (1u64 << 53) as f64) as u64;
-        let (shard_tokens, seed) = (options.shard_tokens, options.seed);
-        Splits { out, spec, shard_tokens, seed, below, open: [None, None], entries: Default::default() }
-    }
-
-    /// The same choice as that of `tokenize`: of the seed and the document's number.
-    fn push(&mut self, number: u64, ids: &[u32], text_bytes: u64) -> Result<(), FormatError> {
-        let key = mix(mix(self.seed).wrapping_add(number + 1)) >> 11;
-        let split = usize::from(key < self.below);
-        let name = [Split::Train, Split::Val][split];
-        let (_, writer) = match &mut self.open[split] {
-            Some(open) => open,
-            None => {
-                let file = format!("{name}-{:05}.shard", self.entries[split].shards.len());
-                let writer = ShardWriter::create(&self.out.join(&file), self.spec)?;
-                self.open[split].insert((file, writer))
-            }
-        };
-        writer.push(ids, text_bytes)?;
-        if writer.tokens() >= self.shard_tokens || writer.documents() >= MAX_SHARD_DOCUMENTS {
-            self.close(split)?;
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, split: usize) -> Result<(), FormatError> {
-        let Some((file, writer)) = self.open[split].take() else { return Ok(()) };
-        let header = writer.finish()?;
-        let header_blake3 = hex(&header.digest());
-        let Header { documents, tokens, text_bytes, .. } = header;
-        let entry = &mut self.entries[split];
-        entry.documents += documents;
-        entry.tokens += tokens;
-        entry.text_bytes += text_bytes;
-        entry.shards.push(ShardEntry { file, documents, tokens, text_bytes, header_blake3 });
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<[SplitEntry; 2], FormatError> {
-        self.close(0)?;
-        self.close(1)?;
-        Ok(self.entries)
-    }
-}
-
-/// A file that is either the old one or the whole new one.
-fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
-    let aside = super::beside(path, ".tmp");
-    let write = || {
-        std::fs::write(&aside, bytes)?;
-        std::fs::File::open(&aside)?.sync_all()?;
-        std::fs::rename(&aside, path)?;
-        sync_parent(path)
-    };
-    write().map_err(FormatError::io(path, "write"))
 }
