@@ -1,0 +1,549 @@
+//! Runs a grid: clusters of blocks of warps, in an order drawn from a seed.
+//!
+//! One cluster runs at a time, its warps by turns of random length, until it ends. A cluster that runs very long is
+//! taken to wait for another one (a grid-wide barrier, a counter of turns), so that the next is started beside it.
+//! Nothing here depends on addresses of the host or on time: a seed always gives the same run.
+
+mod alu;
+mod barrier;
+mod collective;
+mod convert;
+mod copy;
+mod matrix;
+mod memory;
+mod warp;
+
+use crate::fault::{Fault, FaultKind, Step, Stop};
+use crate::ir::{Fill, Inst, Kernel, Op, Special, Width};
+use crate::memory::Memory;
+use crate::report::{LineReport, Report};
+use crate::window;
+use barrier::Barrier;
+use warp::{LANES, Warp};
+
+/// The shape of a launch, as the host gives it to the driver.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Blocks of the grid.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Blocks of a cluster; `[1, 1, 1]` where the kernel says nothing or says it itself.
+    pub cluster: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// The parameters' bytes, laid out as [`Kernel::params`] says.
+    pub params: &'a [u8],
+}
+
+/// How to run a launch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Draws the order of warps and blocks, and how late copies arrive.
+    pub seed: u64,
+    /// What is looked for beyond what always is.
+    pub checks: Checks,
+    /// Whether bank conflicts and sectors are counted, by line.
+    pub counters: bool,
+    /// Instructions of warps after which the launch is given up.
+    pub instructions_max: u64,
+}
+
+/// What is looked for. Bounds, alignment, unwritten memory, deadlocks and misuse always are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// Nothing more: the fastest.
+    Basic,
+    /// Also races, by which accesses happen before which.
+    Races,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { seed: 0, checks: Checks::Races, counters: false, instructions_max: 1 << 34 }
+    }
+}
+
+/// Runs `kernel` over a grid to its end.
+pub fn launch(kernel: &Kernel, memory: &mut Memory, shape: Launch<'_>, options: &Options) -> Result<Report, Fault> {
+    let plan = Plan::new(kernel, &shape).map_err(|why| Fault {
+        kernel: kernel.name.clone(),
+        file: kernel.file.clone(),
+        line: kernel.line,
+        text: kernel.text_of(kernel.line),
+        block: [0; 3],
+        warp: 0,
+        lane: 0,
+        kind: FaultKind::Launch(why),
+    })?;
+    let mut x = Context {
+        kernel,
+        memory,
+        plan,
+        params: shape.params,
+        counters: options.counters,
+        rng: Rng::new(options.seed),
+        report: Report::default(),
+        counts: vec![0; kernel.code.len()],
+        lines: vec![LineReport::default(); if options.counters { kernel.code.len() } else { 0 }],
+    };
+    run_grid(&mut x, options)?;
+    Ok(x.finish())
+}
+
+/// Numbers of a launch, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub cluster: [u32; 3],
+    pub threads: u32,
+    pub warps: u32,
+    /// Blocks of a cluster.
+    pub blocks: u32,
+    /// Where dynamic shared memory begins, and where it ends.
+    pub dynamic: u64,
+    pub shared: u64,
+    pub dynamic_bytes: u32,
+}
+
+/// Shared memory of a block on the largest device the kernels are made for.
+const SHARED_MAX: u64 = 227 * 1024;
+
+impl Plan {
+    fn new(k: &Kernel, l: &Launch<'_>) -> Result<Plan, String> {
+        let product = |v: [u32; 3]| v.iter().try_fold(1u32, |p, &x| p.checked_mul(x));
+        let threads = product(l.block).filter(|t| (1..=1024).contains(t));
+        let threads = threads.ok_or(format!("{:?} threads; 1 to 1024 expected", l.block))?;
+        if let Some(want) = k.req_threads.filter(|&want| want != l.block) {
+            return Err(format!("{:?} threads where the kernel requires {want:?}", l.block));
+        }
+        if let Some(most) = k.max_threads().filter(|&most| threads > most) {
+            return Err(format!("{threads} threads where the kernel allows {most}"));
+        }
+        if product(l.grid).is_none_or(|n| n == 0) {
+            return Err(format!("a grid of {:?}", l.grid));
+        }
+        if l.params.len() != k.param_bytes {
+            return Err(format!("{} bytes of parameters where it takes {}", l.params.len(), k.param_bytes));
+        }
+        let cluster = match k.cluster {
+            Some(own) if l.cluster != [1; 3] && l.cluster != own => {
+                return Err(format!("clusters of {:?} where the kernel has {own:?}", l.cluster));
+            }
+            Some(own) => own,
+            None => l.cluster,
+        };
+        let blocks = product(cluster).filter(|n| (1..=16).contains(n));
+        let blocks = blocks.ok_or(format!("clusters of {cluster:?}; 1 to 16 blocks expected"))?;
+        if (0..3).any(|i| l.grid[i] % cluster[i] != 0) {
+            return Err(format!("a grid of {:?} is no multiple of its cluster {cluster:?}", l.grid));
+        }
+        let dynamic = k.shared_bytes.div_ceil(1024) * 1024;
+        let shared = if l.shared > 0 || k.dynamic_shared { dynamic + u64::from(l.shared) } else { k.shared_bytes };
+        // Where both kinds are used, hardware leaves less of a gap than the rounding here does.
+        if k.shared_bytes + u64::from(l.shared) > SHARED_MAX {
+            return Err(format!(
+                "{} bytes of shared memory; at most {SHARED_MAX}",
+                k.shared_bytes + u64::from(l.shared)
+            ));
+        }
+        let warps = threads.div_ceil(LANES as u32);
+        let (grid, block) = (l.grid, l.block);
+        Ok(Plan { grid, block, cluster, threads, warps, blocks, dynamic, shared, dynamic_bytes: l.shared })
+    }
+}
+
+/// What all of a launch shares.
+pub(crate) struct Context<'a> {
+    pub kernel: &'a Kernel,
+    pub memory: &'a mut Memory,
+    pub plan: Plan,
+    pub params: &'a [u8],
+    pub counters: bool,
+    pub rng: Rng,
+    pub report: Report,
+    /// How often each instruction ran.
+    counts: Vec<u64>,
+    pub lines: Vec<LineReport>,
+}
+
+impl Context<'_> {
+    fn finish(mut self) -> Report {
+        let r = &mut self.report;
+        for (inst, &n) in self.kernel.code.iter().zip(&self.counts) {
+            r.instructions += n;
+            match &inst.op {
+                Op::Mma(m) => {
+                    r.tensor += n;
+                    r.macs += n * u64::from(m.k) * 128;
+                }
+                Op::Ld(_) | Op::St(_) | Op::Atom(_) | Op::CpAsync(_) | Op::LdMatrix(_) | Op::StMatrix(_) => {
+                    r.memory += n
+                }
+                Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap => r.control += n,
+                Op::Warp { .. } | Op::Bar(_) | Op::Fence { .. } | Op::CpCommit | Op::CpWait { .. } | Op::Nanosleep => {
+                    r.sync += n;
+                }
+                _ => r.alu += n,
+            }
+        }
+        for (i, line) in self.lines.iter().enumerate() {
+            if line.sectors + line.sectors_best + line.conflicts > 0 {
+                r.lines.push(LineReport { line: self.kernel.code[i].line, count: self.counts[i], ..line.clone() });
+            }
+        }
+        self.report
+    }
+}
+
+/// xorshift64*, from a seed spread by splitmix64.
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64) -> Rng {
+        let z = (seed ^ 0x9E37_79B9_7F4A_7C15).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        Rng((z ^ z >> 31) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        ((self.next() >> 32) * u64::from(n) >> 32) as u32
+    }
+}
+
+/// A block while it runs.
+pub(crate) struct Cta {
+    pub id: [u32; 3],
+    pub shared: Vec<u8>,
+    pub written: Vec<u64>,
+    pub barriers: [Barrier; 16],
+    /// Warps that have not ended.
+    pub live_warps: u32,
+}
+
+/// A cluster while it runs.
+pub(crate) struct Cluster {
+    pub ctas: Vec<Cta>,
+    pub warps: Vec<Warp>,
+}
+
+/// Turns of a cluster before the next one is started beside it.
+const PATIENCE: u64 = 1 << 20;
+
+fn run_grid(x: &mut Context<'_>, options: &Options) -> Result<(), Fault> {
+    let p = x.plan;
+    let clusters: [u32; 3] = std::array::from_fn(|i| p.grid[i] / p.cluster[i]);
+    let total = clusters.iter().map(|&n| u64::from(n)).product::<u64>();
+    // Blocks start in order on the seed 0, in reverse or from the middle on others: any order is allowed.
+    let turn = |n: u64| match options.seed % 3 {
+        0 => n,
+        1 => total - 1 - n,
+        _ => (n + total / 2) % total,
+    };
+    let (mut started, mut ran) = (0, 0);
+    let mut running: Vec<Cluster> = Vec::new();
+    let mut spare: Option<Cluster> = None;
+    while started < total || !running.is_empty() {
+        if started < total {
+            let n = turn(started);
+            let (cx, cy) = (u64::from(clusters[0]), u64::from(clusters[1]));
+            let at = [(n % cx) as u32, (n / cx % cy) as u32, (n / cx / cy) as u32];
+            let mut c = spare.take().unwrap_or_else(|| Cluster::new(x));
+            c.start(x, at);
+            running.push(c);
+            started += 1;
+        }
+        let mut i = 0;
+        while i < running.len() {
+            let (n, done) = running[i].run(x, PATIENCE)?;
+            ran += n;
+            if done {
+                spare = Some(running.swap_remove(i));
+            } else {
+                i += 1;
+            }
+            if ran > options.instructions_max {
+                let c = running.last().or(spare.as_ref()).expect("one has just run");
+                return Err(c.endless(x, ran));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Cluster {
+    fn new(x: &Context<'_>) -> Cluster {
+        let (p, k) = (&x.plan, x.kernel);
+        let cta = || Cta {
+            id: [0; 3],
+            shared: vec![0xFF; p.shared as usize],
+            written: vec![0; p.shared as usize / 64 + 1],
+            barriers: Default::default(),
+            live_warps: 0,
+        };
+        let warp = || Warp::new(k.rows, k.preds, k.local_bytes as usize);
+        Cluster {
+            ctas: (0..p.blocks).map(|_| cta()).collect(),
+            warps: (0..p.blocks * p.warps).map(|_| warp()).collect(),
+        }
+    }
+
+    /// Sets every block, warp and register to its start, at cluster `at` of the grid.
+    fn start(&mut self, x: &Context<'_>, at: [u32; 3]) {
+        let p = &x.plan;
+        for (rank, cta) in self.ctas.iter_mut().enumerate() {
+            let rank = rank as u32;
+            let within = [rank % p.cluster[0], rank / p.cluster[0] % p.cluster[1], rank / p.cluster[0] / p.cluster[1]];
+            cta.id = std::array::from_fn(|i| at[i] * p.cluster[i] + within[i]);
+            cta.shared.fill(0xFF);
+            cta.written.fill(0);
+            cta.barriers = Default::default();
+            cta.live_warps = p.warps;
+        }
+        for (i, w) in self.warps.iter_mut().enumerate() {
+            let (cta, id) = (i / p.warps as usize, i as u32 % p.warps);
+            let left = p.threads - id * LANES as u32;
+            let live = if left >= LANES as u32 { u32::MAX } else { (1 << left) - 1 };
+            w.start(cta, id, live);
+            fill_rows(x, w, self.ctas[cta].id, at, cta as u32);
+        }
+    }
+
+    /// Runs warps by turns for about `limit` instructions; how many it were, and whether all warps have ended.
+    fn run(&mut self, x: &mut Context<'_>, limit: u64) -> Result<(u64, bool), Fault> {
+        let mut ran = 0;
+        let count = self.warps.len() as u32;
+        while ran < limit {
+            let first = x.rng.below(count);
+            let next = (0..count).map(|i| ((first + i) % count) as usize).find(|&i| self.warps[i].runnable());
+            let Some(i) = next else {
+                if self.warps.iter().all(|w| w.live == 0) {
+                    return Ok((ran, true));
+                }
+                return Err(self.deadlock(x));
+            };
+            // Mostly long turns, which are fast; sometimes very short ones.
+            let turn = 4 << x.rng.below(8);
+            ran += self.turn(x, i, turn)?;
+        }
+        Ok((ran, false))
+    }
+
+    /// Runs warp `i` for at most `turn` instructions.
+    fn turn(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
+        let kernel = x.kernel;
+        let mut ran = 0;
+        while ran < turn {
+            let w = &mut self.warps[i];
+            if (w.mask == 0 || w.pc >= w.limit) && !w.regroup() {
+                break;
+            }
+            let pc = w.pc;
+            let inst = &kernel.code[pc as usize];
+            let m = w.mask & w.pred(inst.guard);
+            w.pc = pc + 1;
+            x.counts[pc as usize] += 1;
+            ran += 1;
+            if m == 0 || alu::run(w, &inst.op, m) {
+                continue;
+            }
+            match self.step(x, i, pc, inst, m) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(stop) => return Err(self.fault(x, i, pc, *stop)),
+            }
+        }
+        Ok(ran)
+    }
+
+    /// Runs one instruction that is more than arithmetic; false ends the warp's turn.
+    fn step(&mut self, x: &mut Context<'_>, i: usize, pc: u32, inst: &Inst, m: u32) -> Step<bool> {
+        let w = &mut self.warps[i];
+        match &inst.op {
+            Op::Bra { target } => branch(w, x, pc, m, *target),
+            Op::Ld(a) => memory::load(w, &mut self.ctas, x, a, m, pc)?,
+            Op::St(a) => memory::store(w, &mut self.ctas, x, a, m, pc)?,
+            Op::Warp { op, mask } => return collective::run(w, op, *mask, m, pc),
+            Op::LdMatrix(a) => matrix::load(w, &mut self.ctas, x, a, m, pc)?,
+            Op::StMatrix(a) => matrix::store(w, &mut self.ctas, x, a, m, pc)?,
+            Op::Mma(a) => matrix::multiply(w, a, m)?,
+            Op::MovMatrix { d, a } => matrix::transpose(w, *d, *a, m)?,
+            Op::Atom(a) => memory::atomic(w, &mut self.ctas, x, a, m, pc)?,
+            Op::CpAsync(a) => copy::issue(w, &mut self.ctas, x, a, m, pc)?,
+            Op::CpCommit => w.copies.commit(m),
+            Op::CpWait { left } => copy::wait(w, &mut self.ctas, x, m, *left)?,
+            Op::Bar(b) => return self.bar(i, pc, b, m),
+            Op::Brx { idx, targets } => branch_table(w, *idx, targets, m)?,
+            Op::Cvta { space, to, wide, d, a } => memory::cvta(w, m, *space, *to, *wide, *d, *a)?,
+            Op::IsSpace { space, d, a } => memory::is_space(w, m, *space, *d, a)?,
+            Op::Clock { w: width, d } => {
+                // A clock that only counts up: nothing here takes time.
+                let now = x.rng.next() & 0xFF;
+                let v = x.counts[pc as usize] * 256 + now;
+                match width {
+                    Width::W64 => w.set64(*d, m, &[v; LANES]),
+                    _ => w.set32(*d, m, &[v as u32; LANES]),
+                }
+            }
+            Op::ActiveMask { d } => {
+                let active = w.mask;
+                w.set32(*d, m, &[active; LANES]);
+            }
+            Op::Exit => {
+                w.exit(m);
+                self.exited(i)?;
+            }
+            Op::Trap => return Err(Stop::new(m.trailing_zeros(), FaultKind::Trap)),
+            Op::Nanosleep => return Ok(false),
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn fault(&self, x: &Context<'_>, i: usize, pc: u32, stop: Stop) -> Fault {
+        let (k, w) = (x.kernel, &self.warps[i]);
+        let line = k.code[pc as usize].line;
+        Fault {
+            kernel: k.name.clone(),
+            file: k.file.clone(),
+            line,
+            text: k.text_of(line),
+            block: self.ctas[w.cta].id,
+            warp: w.id,
+            lane: stop.lane,
+            kind: stop.kind,
+        }
+    }
+
+    /// The fault of warps that all wait, told at the first of them.
+    fn deadlock(&self, x: &Context<'_>) -> Fault {
+        let mut waits = Vec::new();
+        let mut first = None;
+        for (i, w) in self.warps.iter().enumerate() {
+            for (mask, wait) in &w.waits {
+                let lane = mask.trailing_zeros();
+                let pc = w.pcs[lane as usize - usize::from(lane == 32)] - 1;
+                first.get_or_insert((i, pc, lane));
+                let [bx, by, bz] = self.ctas[w.cta].id;
+                let line = x.kernel.code[pc as usize].line;
+                waits.push(format!(
+                    "block ({bx}, {by}, {bz}) warp {} lanes {mask:#010x} at line {line} for {wait}",
+                    w.id
+                ));
+            }
+        }
+        let (i, pc, lane) = first.expect("a warp that cannot run waits for something");
+        self.fault(x, i, pc, Stop { lane, kind: FaultKind::Deadlock { waits } })
+    }
+
+    fn endless(&self, x: &Context<'_>, ran: u64) -> Fault {
+        let i = self.warps.iter().position(|w| w.live != 0).unwrap_or(0);
+        let w = &self.warps[i];
+        let pc = w.pc.min(x.kernel.code.len() as u32 - 1);
+        let what = format!("warp {} stood here last", w.id);
+        self.fault(x, i, pc, Stop { lane: w.mask.trailing_zeros() & 31, kind: FaultKind::Endless(ran, what) })
+    }
+}
+
+fn branch(w: &mut Warp, x: &mut Context<'_>, pc: u32, m: u32, target: u32) {
+    if m == w.mask {
+        w.pc = target;
+        return;
+    }
+    x.report.divergent += 1;
+    for i in 0..LANES {
+        if w.mask >> i & 1 == 1 {
+            w.pcs[i] = if m >> i & 1 == 1 { target } else { pc + 1 };
+        }
+    }
+    w.mask = 0;
+    w.regroup();
+}
+
+fn branch_table(w: &mut Warp, idx: u32, targets: &[u32], m: u32) -> Step<()> {
+    let at = *w.r32(idx);
+    for i in 0..LANES {
+        if m >> i & 1 == 1 {
+            let Some(&t) = targets.get(at[i] as usize) else {
+                return Err(Stop::misuse(i as u32, format!("target {} of {}", at[i], targets.len())));
+            };
+            w.pcs[i] = t;
+        } else if w.mask >> i & 1 == 1 {
+            w.pcs[i] = w.pc;
+        }
+    }
+    w.mask = 0;
+    w.regroup();
+    Ok(())
+}
+
+/// Fills the rows of constants and special registers of a warp.
+fn fill_rows(x: &Context<'_>, w: &mut Warp, block: [u32; 3], cluster: [u32; 3], rank: u32) {
+    let p = &x.plan;
+    for &(row, width, fill) in &x.kernel.fills {
+        let lane = |i: usize| -> u64 {
+            match fill {
+                Fill::Const(v) => v,
+                Fill::Dynamic(off) => p.dynamic.wrapping_add_signed(off),
+                Fill::Special(s) => special(p, s, w.id, i as u32, block, cluster, rank).into(),
+            }
+        };
+        let values: [u64; LANES] = match fill {
+            Fill::Special(_) => std::array::from_fn(lane),
+            _ => [lane(0); LANES],
+        };
+        match width {
+            Width::W64 => w.set64(row, u32::MAX, &values),
+            _ => w.set32(row, u32::MAX, &values.map(|v| v as u32)),
+        }
+    }
+}
+
+fn special(p: &Plan, s: Special, warp: u32, lane: u32, block: [u32; 3], cluster: [u32; 3], rank: u32) -> u32 {
+    let t = warp * LANES as u32 + lane;
+    let axis = |v: [u32; 3], n: u8| v[n as usize];
+    let within: [u32; 3] = std::array::from_fn(|i| block[i] - cluster[i] * p.cluster[i]);
+    match s {
+        Special::Tid(n) => axis([t % p.block[0], t / p.block[0] % p.block[1], t / p.block[0] / p.block[1]], n),
+        Special::BlockDim(n) => axis(p.block, n),
+        Special::BlockId(n) => axis(block, n),
+        Special::GridDim(n) => axis(p.grid, n),
+        Special::ClusterId(n) => axis(cluster, n),
+        Special::ClusterCount(n) => axis(std::array::from_fn(|i| p.grid[i] / p.cluster[i]), n),
+        Special::ClusterBlock(n) => axis(within, n),
+        Special::ClusterDim(n) => axis(p.cluster, n),
+        Special::ClusterRank => rank,
+        Special::ClusterSize => p.blocks,
+        Special::Lane => lane,
+        Special::WarpId => warp,
+        Special::WarpCount => p.warps,
+        Special::SmId => (block[0] + block[1] * 7 + block[2] * 13) % 132,
+        Special::SmCount => 132,
+        Special::MaskEq => 1 << lane,
+        Special::MaskLe => (2u32 << lane).wrapping_sub(1),
+        Special::MaskLt => (1 << lane) - 1,
+        Special::MaskGe => u32::MAX << lane,
+        Special::MaskGt => u32::MAX << lane & !(1 << lane),
+        Special::DynamicBytes => p.dynamic_bytes,
+        Special::SharedBytes => p.shared as u32,
+    }
+}
+
+/// The name of a place for messages, from its generic window.
+pub(crate) fn space_name(address: u64) -> &'static str {
+    match address {
+        a if a >= window::DATA => "constant",
+        a if a >= window::PARAM => "parameter",
+        a if a >= window::LOCAL => "local",
+        a if a >= window::SHARED => "shared",
+        _ => "global",
+    }
+}
