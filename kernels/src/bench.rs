@@ -30,15 +30,31 @@ pub struct Entry {
     pub name: &'static str,
     time: Time,
     cases: Cases,
+    conform: Conform,
+    compare: Compare,
 }
 
+type Compare = fn(&Stream, &Stream, f64) -> Result<(usize, f64)>;
 type Time = fn(&Stream, &Peaks, &str, &mut dyn FnMut(Row)) -> Result<()>;
+type Conform = fn(&Stream, f64) -> (usize, usize);
 type Cases = fn(&Stream, &mut dyn FnMut(&str, &mut (dyn FnMut() -> Result<()> + Send))) -> Result<()>;
 
 impl Entry {
     /// Times the bench cases whose printed form contains `filter`.
     pub fn time(&self, s: &Stream, peaks: &Peaks, filter: &str, mut each: impl FnMut(Row)) -> Result<()> {
         (self.time)(s, peaks, filter, &mut each)
+    }
+
+    /// Checks the conformance cases that cost at most `most` operations or bytes against the reference, each twice; panics
+    /// at the first that differs. Returns how many ran, and of how many.
+    pub fn conform(&self, s: &Stream, most: f64) -> (usize, usize) {
+        (self.conform)(s, most)
+    }
+
+    /// Runs the conformance cases that cost at most `most` on two streams. Returns how many, and the largest distance of the
+    /// first's results in units of the root mean square of the second's.
+    pub fn compare(&self, s: &Stream, with: &Stream, most: f64) -> Result<(usize, f64)> {
+        (self.compare)(s, with, most)
     }
 
     /// Makes the tensors of each conformance case in turn and hands over its name and a call that runs it once.
@@ -63,6 +79,33 @@ where
     Entry {
         name: O::NAME,
         time: |s, peaks, filter, each| harness::time::<O>(s, peaks, filter, each),
+        conform: |s, most| {
+            let cases = O::conform_cases();
+            let cheap = |case: &O::Case| O::work(case).flops.max(O::work(case).bytes) <= most;
+            let chosen: Vec<_> = cases.iter().enumerate().filter(|(_, case)| cheap(case)).collect();
+            for &(i, case) in &chosen {
+                harness::conform_case::<O>(s, &[], case, 1000 + i as u64);
+            }
+            (chosen.len(), cases.len())
+        },
+        compare: |s, with, most| {
+            let (mut ran, mut far) = (0, 0.0f64);
+            for case in O::conform_cases() {
+                let work = O::work(&case);
+                if work.flops.max(work.bytes) <= most {
+                    let run = |s: &Stream| {
+                        let mut ready = O::prepare(s, &case, 1)?;
+                        O::run(s, &case, &mut ready)?;
+                        O::outputs(s, &case, &ready)
+                    };
+                    for (a, b) in run(s)?.iter().zip(run(with)?) {
+                        far = far.max(harness::distance(&a.values, &b.values).0);
+                    }
+                    ran += 1;
+                }
+            }
+            Ok((ran, far))
+        },
         cases: |s, each| {
             for case in O::conform_cases() {
                 let mut ready = O::prepare(s, &case, 1)?;

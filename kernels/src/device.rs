@@ -3,14 +3,36 @@
 //! A [`Stream`] is a device's queue and its verbs. On the CPU a call returns when its work is done, so there is nothing
 //! to wait for; the verbs exist so that callers are written once for every device.
 
-use crate::{Result, pool::Pool, tensor::Tensor};
+use crate::{
+    Result,
+    gpu::{Args, Gpu, Grid, SCRATCH_BYTES, kernel},
+    pool::Pool,
+    tensor::Tensor,
+};
+
+/// What a stream may run on, by the name that a user gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// The host.
+    #[default]
+    Cpu,
+    /// The first CUDA card.
+    Cuda,
+    /// The simulator of a card: exact, and some ten thousand times slower.
+    Sim,
+}
 
 /// A device's queue of work.
 #[derive(Debug)]
 pub enum Stream {
     /// The host: ops run on the threads of this pool, and return when done.
     Cpu(Pool),
+    /// A device with memory of its own, which runs what it is handed in order: a CUDA card or its simulator.
+    Gpu(Gpu),
 }
+
+/// Bytes that a block of the fill and copy kernels owns.
+const FILLED: usize = 16 << 10;
 
 impl Stream {
     /// A stream on the host with `threads` threads; 0 takes every core.
@@ -18,34 +40,58 @@ impl Stream {
         Ok(Stream::Cpu(Pool::new(threads)?))
     }
 
+    /// A stream on `kind`, with `threads` host threads; 0 takes every core.
+    pub fn open(kind: Kind, threads: usize) -> Result<Stream> {
+        match kind {
+            Kind::Cpu => Stream::cpu(threads),
+            Kind::Cuda => Stream::cuda(threads),
+            Kind::Sim => Stream::sim(threads),
+        }
+    }
+
+    /// A stream on the first CUDA card, with `threads` host threads for what runs here.
+    pub fn cuda(threads: usize) -> Result<Stream> {
+        Ok(Stream::Gpu(Gpu::cuda(0, threads)?))
+    }
+
+    /// A stream on the simulator of a card.
+    pub fn sim(threads: usize) -> Result<Stream> {
+        Ok(Stream::Gpu(Gpu::sim(1, false, threads)?))
+    }
+
+    /// The host's threads: for work on what lies here, as weights that are drawn or read.
+    pub fn host(&self) -> &Pool {
+        match self {
+            Stream::Cpu(pool) => pool,
+            Stream::Gpu(gpu) => gpu.host(),
+        }
+    }
+
     /// Runs `f` on one of the stream's own threads, so that the ops inside need not wake one each time.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match self {
             Stream::Cpu(pool) => pool.enter(f),
+            Stream::Gpu(gpu) => gpu.host().enter(f),
         }
     }
 
     /// Copies `from` into the head of `to`, whose dtype is u32.
     pub fn upload_u32(&self, from: &[u32], to: &mut Tensor) -> Result<()> {
-        match self {
-            Stream::Cpu(_) => to.u32_mut()[..from.len()].copy_from_slice(from),
-        }
+        // On a device the tensor's mirror takes it, and the next op that reads the tensor brings it over.
+        to.u32_mut()[..from.len()].copy_from_slice(from);
         Ok(())
     }
 
     /// Copies `from` into the head of `to`, whose dtype is f32.
     pub fn upload_f32(&self, from: &[f32], to: &mut Tensor) -> Result<()> {
-        match self {
-            Stream::Cpu(_) => to.f32_mut()[..from.len()].copy_from_slice(from),
-        }
+        to.f32_mut()[..from.len()].copy_from_slice(from);
         Ok(())
     }
 
     /// Copies the head of `from`, f32, into `to`; waits for the work that makes it.
     pub fn download_f32(&self, from: &Tensor, to: &mut [f32]) -> Result<()> {
-        match self {
-            Stream::Cpu(_) => to.copy_from_slice(&from.f32()[..to.len()]),
-        }
+        self.synchronise()?;
+        to.copy_from_slice(&from.f32()[..to.len()]);
         Ok(())
     }
 
@@ -53,6 +99,11 @@ impl Stream {
     pub fn zero(&self, t: &mut Tensor) -> Result<()> {
         match self {
             Stream::Cpu(pool) => pool.chunks(t.bytes_mut(), 1 << 20, |_, piece, _| piece.fill(0)),
+            Stream::Gpu(gpu) => {
+                let bytes = t.size_bytes();
+                let args = Args::new().address(t.device_mut()?).word(0).long(bytes);
+                gpu.launch(kernel("cast", "cast_fill"), Grid::row(bytes.div_ceil(FILLED), 256), &args)?;
+            }
         }
         Ok(())
     }
@@ -68,6 +119,28 @@ impl Stream {
                     piece.copy_from_slice(&from[i << 20..][..piece.len()]);
                 });
             }
+            Stream::Gpu(gpu) => {
+                let args = Args::new().address(from.device()?).address(to.device_mut()?).long(bytes);
+                gpu.launch(kernel("cast", "cast_copy"), Grid::row(bytes.div_ceil(FILLED), 256), &args)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies `len` elements, each side from an element of its own on; both tensors have one dtype.
+    pub fn copy_part(&self, from: (&Tensor, usize), to: (&mut Tensor, usize), len: usize) -> Result<()> {
+        assert_eq!(from.0.dtype(), to.0.dtype(), "copy_part: dtypes");
+        assert!(from.1 + len <= from.0.len() && to.1 + len <= to.0.len(), "copy_part: {len} elements");
+        let size = from.0.dtype().bytes();
+        let (at, to_at, bytes) = (from.1 * size, to.1 * size, len * size);
+        match self {
+            Stream::Gpu(gpu) if at.is_multiple_of(16) && to_at.is_multiple_of(16) => {
+                let (from, to) = (from.0.device()? + at as u64, to.0.device_mut()? + to_at as u64);
+                let args = Args::new().address(from).address(to).long(bytes);
+                gpu.launch(kernel("cast", "cast_copy"), Grid::row(bytes.div_ceil(FILLED), 256), &args)?;
+            }
+            // Rows that do not lie on 16 bytes go by way of the mirror.
+            _ => to.0.bytes_mut()[to_at..][..bytes].copy_from_slice(&from.0.bytes()[at..][..bytes]),
         }
         Ok(())
     }
@@ -76,6 +149,7 @@ impl Stream {
     pub fn synchronise(&self) -> Result<()> {
         match self {
             Stream::Cpu(_) => Ok(()),
+            Stream::Gpu(gpu) => gpu.synchronise(),
         }
     }
 
@@ -83,13 +157,15 @@ impl Stream {
     pub fn own_bytes(&self) -> usize {
         match self {
             Stream::Cpu(pool) => pool.own_bytes(),
+            Stream::Gpu(gpu) => gpu.host().own_bytes() + SCRATCH_BYTES,
         }
     }
 
-    /// Threads on the host, or 1 where the host only enqueues.
+    /// Threads on the host.
     pub fn threads(&self) -> usize {
         match self {
             Stream::Cpu(pool) => pool.lanes(),
+            Stream::Gpu(gpu) => gpu.host().lanes(),
         }
     }
 }

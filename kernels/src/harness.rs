@@ -60,34 +60,38 @@ pub trait Op {
 /// Checks every conformance case of `O` on `s`, twice, against the reference; then on `others`, bit for bit.
 pub fn conform<O: Op>(s: &Stream, others: &[Stream]) {
     for (i, case) in O::conform_cases().iter().enumerate() {
-        let seed = 1000 + i as u64;
-        let once = |s: &Stream| {
-            let mut ready = O::prepare(s, case, seed).expect("memory for a case");
-            O::run(s, case, &mut ready).expect("a run");
-            O::outputs(s, case, &ready).expect("outputs")
-        };
-        let got = once(s);
-        for other in std::iter::once(s).chain(others) {
-            for (a, b) in got.iter().zip(once(other)) {
-                let same = a.values.iter().zip(&b.values).all(|(x, y)| x.to_bits() == y.to_bits());
-                assert!(same, "{} {case:?} seed {seed}: {} differs between two runs", O::NAME, a.name);
-            }
+        conform_case::<O>(s, others, case, 1000 + i as u64);
+    }
+}
+
+/// [`conform`] of one case.
+pub fn conform_case<O: Op>(s: &Stream, others: &[Stream], case: &O::Case, seed: u64) {
+    let once = |s: &Stream| {
+        let mut ready = O::prepare(s, case, seed).expect("memory for a case");
+        O::run(s, case, &mut ready).unwrap_or_else(|e| panic!("{} {case:?} seed {seed}: {e}", O::NAME));
+        O::outputs(s, case, &ready).expect("outputs")
+    };
+    let got = once(s);
+    for other in std::iter::once(s).chain(others) {
+        for (a, b) in got.iter().zip(once(other)) {
+            let same = a.values.iter().zip(&b.values).all(|(x, y)| x.to_bits() == y.to_bits());
+            assert!(same, "{} {case:?} seed {seed}: {} differs between two runs", O::NAME, a.name);
         }
-        let want = O::reference(case, seed);
-        assert_eq!(got.len(), want.len(), "{}: outputs", O::NAME);
-        for (g, w) in got.iter().zip(&want) {
-            assert_eq!(g.name, w.name, "{}: order of outputs", O::NAME);
-            let (error, at) = distance(&g.values, &w.values);
-            assert!(
-                error <= O::tolerance(case),
-                "{} {case:?} seed {seed}: {}[{at}] is {}, the reference says {}; error {error:.3e} of {:.1e}",
-                O::NAME,
-                g.name,
-                g.values[at],
-                w.values[at],
-                O::tolerance(case)
-            );
-        }
+    }
+    let want = O::reference(case, seed);
+    assert_eq!(got.len(), want.len(), "{}: outputs", O::NAME);
+    for (g, w) in got.iter().zip(&want) {
+        assert_eq!(g.name, w.name, "{}: order of outputs", O::NAME);
+        let (error, at) = distance(&g.values, &w.values);
+        assert!(
+            error <= O::tolerance(case),
+            "{} {case:?} seed {seed}: {}[{at}] is {}, the reference says {}; error {error:.3e} of {:.1e}",
+            O::NAME,
+            g.name,
+            g.values[at],
+            w.values[at],
+            O::tolerance(case)
+        );
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod device;
+pub mod gpu;
 pub mod harness;
 pub mod ops;
 pub mod peak;
@@ -27,6 +28,57 @@ pub enum DeviceError {
         wanted_bytes: usize,
         /// What the system answered.
         source: std::io::Error,
+    },
+    /// The machine has no CUDA driver.
+    #[error("no NVIDIA driver here (libcuda.so.1 was not found): install one, or use --device cpu")]
+    NoDriver,
+    /// The driver sees fewer cards.
+    #[error("there is no card {ordinal}: the driver sees {cards} (see CUDA_VISIBLE_DEVICES)")]
+    NoCard {
+        /// Number asked for.
+        ordinal: usize,
+        /// How many there are.
+        cards: usize,
+    },
+    /// The kernels need more than the card has.
+    #[error("{name} has compute capability {}.{}; the kernels need 8.0", capability.0, capability.1)]
+    OldCard {
+        /// Marketing name.
+        name: String,
+        /// Compute capability.
+        capability: (u32, u32),
+    },
+    /// A call of the driver failed.
+    #[error("{call}: {why}")]
+    Driver {
+        /// The driver's function.
+        call: &'static str,
+        /// What it answered.
+        why: String,
+    },
+    /// The card has less memory than the plan asks for.
+    #[error(
+        "the plan asks for {wanted_bytes} bytes of device memory in one piece; {free_bytes} of {all_bytes} are free: lower batch.micro_rows, set train.recompute = \"block\" or use a smaller model"
+    )]
+    OutOfDeviceMemory {
+        /// Bytes asked for in one allocation.
+        wanted_bytes: usize,
+        /// Bytes free.
+        free_bytes: usize,
+        /// Bytes of the card.
+        all_bytes: usize,
+    },
+    /// There is no image of a kernel that this device could run.
+    #[error("{why}")]
+    Kernel {
+        /// Which, and what to do.
+        why: String,
+    },
+    /// The simulator found a kernel at fault.
+    #[error("{fault}")]
+    Simulator {
+        /// The instruction, the thread and the fault.
+        fault: String,
     },
     /// The threads of a CPU stream could not be started.
     #[error("could not start {threads} worker threads: {why}")]

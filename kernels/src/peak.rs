@@ -10,9 +10,12 @@
 use crate::{
     Result,
     device::Stream,
+    gpu::Gpu,
+    harness::draw,
+    ops::matmul,
     pool::Pool,
     simd::{self, Level},
-    tensor::{Arena, DType},
+    tensor::{Arena, DType, Tensor},
 };
 use serde::Serialize;
 use std::{hint::black_box, time::Instant};
@@ -45,6 +48,7 @@ impl Peaks {
                     read_bytes_per_s,
                 })
             }
+            Stream::Gpu(gpu) => of_device(s, gpu),
         }
     }
 
@@ -55,6 +59,45 @@ impl Peaks {
             _ => self.f32_flops_per_s,
         }
     }
+}
+
+/// A device's rates by its own clock: a copy, and products in either dtype. Tiny on the simulator, whose clock counts
+/// instructions.
+fn of_device(s: &Stream, gpu: &Gpu) -> Result<Peaks> {
+    let (side, copied) = if gpu.is_sim() { (64, 1 << 12) } else { (8192, 1 << 28) };
+    let fastest = |f: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+        let mut least = f64::INFINITY;
+        for _ in 0..5 {
+            let from = gpu.event()?;
+            f()?;
+            least = least.min(gpu.elapsed_ms(&from, &gpu.event()?)? / 1e3);
+        }
+        Ok(least)
+    };
+    let mut tensors = (Tensor::alone(s, DType::F32, [copied])?, Tensor::alone(s, DType::F32, [copied])?);
+    let (from, to) = &mut tensors;
+    let copy_s = fastest(&mut || s.copy(from, to, copied))?;
+    drop(tensors);
+    let rate = |dtype| -> Result<f64> {
+        let mut t = [(); 3].map(|()| Tensor::alone(s, dtype, [side, side]));
+        let [Ok(a), Ok(b), Ok(c)] = &mut t else {
+            return Err(t.into_iter().find_map(|t| t.err()).expect("one failed"));
+        };
+        // Zeros would let a card run faster than it can on numbers.
+        a.set(&draw(1, side * side));
+        b.set(&draw(2, side * side));
+        let d = matmul::Dims { m: side, n: side, k: side };
+        let mut run = || matmul::nt(s, d, matmul::Product { a, b, c, put: matmul::Put::Set });
+        run()?;
+        Ok(2.0 * (side as f64).powi(3) / fastest(&mut run)?)
+    };
+    let stream_bytes_per_s = 8.0 * copied as f64 / copy_s;
+    Ok(Peaks {
+        f32_flops_per_s: rate(DType::F32)?,
+        bf16_flops_per_s: rate(DType::Bf16)?,
+        stream_bytes_per_s,
+        read_bytes_per_s: stream_bytes_per_s,
+    })
 }
 
 /// The least seconds of five calls.

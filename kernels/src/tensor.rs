@@ -5,10 +5,17 @@
 //! mean what they say. A tensor is contiguous and row-major, with at most four dimensions and its dtype as a value. An
 //! op may be given a tensor longer than its problem: it uses the head of it.
 
-use crate::{DeviceError, Result, device::Stream};
+use crate::{
+    DeviceError, Result,
+    device::Stream,
+    gpu::{Block, Gpu},
+};
 use half::bf16;
 use serde::Serialize;
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU8, Ordering},
+};
 
 /// Every tensor starts on such a boundary: a cache line, and a vector of the widest kind.
 pub const ALIGN_BYTES: usize = 64;
@@ -84,7 +91,7 @@ pub type Table = std::collections::BTreeMap<Class, usize>;
 /// Hands out tensors from one block of memory, or only counts them.
 #[derive(Debug)]
 pub struct Arena {
-    memory: Option<Arc<HostMem>>,
+    memory: Option<Arc<Memory>>,
     used: usize,
     class: Class,
     table: Table,
@@ -104,9 +111,16 @@ impl Arena {
                 // Touching each page now means that no step pays for it, and that memory in use is memory planned.
                 // SAFETY: nobody else has seen this mapping yet.
                 pool.chunks(unsafe { memory.window_mut() }, 1 << 21, |_, piece, _| piece.fill(0));
-                Ok(Arena { memory: Some(Arc::new(memory)), used: 0, class: Class::Scratch, table: Table::new() })
+                Ok(Arena::over(memory, None))
             }
+            // The mirror's pages come into being when the host touches them.
+            Stream::Gpu(gpu) => Ok(Arena::over(HostMem::map(bytes)?, Some(Block::zeroed(gpu, bytes)?))),
         }
+    }
+
+    fn over(host: HostMem, device: Option<Block>) -> Arena {
+        let memory = Memory { host, device, moving: Mutex::new(()) };
+        Arena { memory: Some(Arc::new(memory)), used: 0, class: Class::Scratch, table: Table::new() }
     }
 
     /// Runs `layout` twice: on a measuring arena, then on one of just that size.
@@ -136,9 +150,9 @@ impl Arena {
         let mut dims = [1; 4];
         dims[..N].copy_from_slice(&shape);
         if let Some(memory) = &self.memory {
-            assert!(self.used <= memory.len(), "arena: {} bytes placed in {}", self.used, memory.len());
+            assert!(self.used <= memory.host.len(), "arena: {} bytes placed in {}", self.used, memory.host.len());
         }
-        Tensor { memory: self.memory.clone(), at, len, dims, rank: N, dtype }
+        Tensor { memory: self.memory.clone(), at, len, dims, rank: N, dtype, newer: AtomicU8::new(NEITHER) }
     }
 
     /// Bytes handed out.
@@ -152,15 +166,31 @@ impl Arena {
     }
 }
 
+/// Memory here, and on a device of which it is then the mirror.
+#[derive(Debug)]
+struct Memory {
+    host: HostMem,
+    device: Option<Block>,
+    /// Held while a window moves from one side to the other.
+    moving: Mutex<()>,
+}
+
+/// Which side of a tensor holds what was written last.
+const NEITHER: u8 = 0;
+const HOST: u8 = 1;
+const DEVICE: u8 = 2;
+
 /// An owned window of an arena.
 #[derive(Debug)]
 pub struct Tensor {
-    memory: Option<Arc<HostMem>>,
+    memory: Option<Arc<Memory>>,
     at: usize,
     len: usize,
     dims: [usize; 4],
     rank: usize,
     dtype: DType,
+    /// On a device: which side is newer.
+    newer: AtomicU8,
 }
 
 impl Tensor {
@@ -190,18 +220,72 @@ impl Tensor {
         self.len * self.dtype.bytes()
     }
 
-    /// The elements' bytes on the host.
+    /// The elements' bytes on the host. On a device, waits for the work that makes them; panics if the device is lost,
+    /// which [`Stream::synchronise`] says as an error.
     pub fn bytes(&self) -> &[u8] {
-        let memory = self.memory.as_ref().expect("tensor: a measured tensor has no memory");
-        // SAFETY: the arena hands a window out once, a tensor is not Clone, and `&self` keeps writers out.
-        unsafe { memory.read(self.at, self.size_bytes()) }
+        let memory = self.memory();
+        self.bring_here(memory);
+        // SAFETY: the arena hands a window out once, a tensor is not Clone, and `&self` keeps writers out: `bring_here`
+        // writes only while the device's side is newer, which it cannot become while a reader borrows the tensor.
+        unsafe { memory.host.read(self.at, self.size_bytes()) }
     }
 
-    /// The elements' bytes on the host, to write.
+    /// The elements' bytes on the host, to write; on a device, they are then the newer side.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let memory = self.memory.as_ref().expect("tensor: a measured tensor has no memory");
+        let memory = self.memory();
+        self.bring_here(memory);
+        if memory.device.is_some() {
+            self.newer.store(HOST, Ordering::Release);
+        }
         // SAFETY: as in `bytes`, and `&mut self` keeps everyone else out.
-        unsafe { memory.window(self.at, self.size_bytes()) }
+        unsafe { memory.host.window(self.at, self.size_bytes()) }
+    }
+
+    fn memory(&self) -> &Memory {
+        self.memory.as_ref().expect("tensor: a measured tensor has no memory")
+    }
+
+    /// Brings the mirror up to date.
+    fn bring_here(&self, memory: &Memory) {
+        let Some(block) = memory.device.as_ref() else { return };
+        if self.newer.load(Ordering::Acquire) != DEVICE {
+            return;
+        }
+        let _moving = memory.moving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.newer.load(Ordering::Acquire) == DEVICE {
+            // SAFETY: nobody reads a mirror that is out of date, and the lock lets one thread write it.
+            let mirror = unsafe { memory.host.window(self.at, self.size_bytes()) };
+            block.gpu().read(block.address(self.at), mirror).expect("tensor: reading back from the device");
+            self.newer.store(NEITHER, Ordering::Release);
+        }
+    }
+
+    /// The device whose memory this is.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        Some(self.memory.as_ref()?.device.as_ref()?.gpu())
+    }
+
+    /// The elements' address on the device, to read; they are brought there if the host's side is newer.
+    pub(crate) fn device(&self) -> Result<u64> {
+        let memory = self.memory();
+        let block = memory.device.as_ref().expect("tensor: an op of a device on a tensor of the host");
+        if self.newer.load(Ordering::Acquire) == HOST {
+            let _moving = memory.moving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if self.newer.load(Ordering::Acquire) == HOST {
+                // SAFETY: as in `bytes`.
+                let mirror = unsafe { memory.host.read(self.at, self.size_bytes()) };
+                block.gpu().write(block.address(self.at), mirror)?;
+                self.newer.store(NEITHER, Ordering::Release);
+            }
+        }
+        Ok(block.address(self.at))
+    }
+
+    /// The elements' address on the device, to write; that side is then the newer one.
+    pub(crate) fn device_mut(&mut self) -> Result<u64> {
+        let address = self.device()?;
+        self.newer.store(DEVICE, Ordering::Release);
+        Ok(address)
     }
 
     /// The elements, which must be f32.

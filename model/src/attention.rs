@@ -139,8 +139,8 @@ pub(crate) fn extend(
 ) -> Result<()> {
     project(s, cfg, n, w, x, a, product)?; // ① ② ③
     turn(s, cfg, (n, n), a, rot, at)?; // ④
-    copy_rows(s, cfg.kv_width(), (&a.k, 0), (&mut cache.k, at), n);
-    copy_rows(s, cfg.kv_width(), (&a.v, 0), (&mut cache.v, at), n);
+    copy_rows(s, cfg.kv_width(), (&a.k, 0), (&mut cache.k, at), n)?;
+    copy_rows(s, cfg.kv_width(), (&a.v, 0), (&mut cache.v, at), n)?;
     let seen = attention::Decode { q: &a.q, k_cache: &cache.k, v_cache: &cache.v, len: at + n, o: &mut a.o };
     attention::decode(s, dims(cfg, Tokens { rows: 1, seq: n, grain: n }), seen)?; // ⑤
     merge(s, cfg, n, w, x, y, a, product) // ⑥
@@ -183,12 +183,12 @@ pub(crate) fn extend_each(
     turn(s, cfg, (n, n), a, rot, 0)?; // ④
     for (slot, Piece { from, n, at }) in parts {
         let (q, kv, cache) = (cfg.q_width(), cfg.kv_width(), &mut caches[slot]);
-        copy_rows(s, kv, (&a.k, from), (&mut cache.k, at), n);
-        copy_rows(s, kv, (&a.v, from), (&mut cache.v, at), n);
-        copy_rows(s, q, (&a.q, from), (&mut own.q, 0), n);
+        copy_rows(s, kv, (&a.k, from), (&mut cache.k, at), n)?;
+        copy_rows(s, kv, (&a.v, from), (&mut cache.v, at), n)?;
+        copy_rows(s, q, (&a.q, from), (&mut own.q, 0), n)?;
         let seen = attention::Decode { q: &own.q, k_cache: &cache.k, v_cache: &cache.v, len: at + n, o: &mut own.o };
         attention::decode(s, dims(cfg, Tokens { rows: 1, seq: n, grain: n }), seen)?; // ⑤
-        copy_rows(s, q, (&own.o, 0), (&mut a.o, from), n);
+        copy_rows(s, q, (&own.o, 0), (&mut a.o, from), n)?;
     }
     merge(s, cfg, n, w, x, y, a, product) // ⑥
 }
@@ -221,13 +221,14 @@ impl Own {
 }
 
 /// Copies `n` rows of `width` elements, from and to a row each.
-pub(crate) fn copy_rows(s: &Stream, width: usize, from: (&Tensor, usize), to: (&mut Tensor, usize), n: usize) {
-    let row = width * from.0.dtype().bytes();
-    match s {
-        Stream::Cpu(_) => {
-            to.0.bytes_mut()[to.1 * row..][..n * row].copy_from_slice(&from.0.bytes()[from.1 * row..][..n * row]);
-        }
-    }
+pub(crate) fn copy_rows(
+    s: &Stream,
+    width: usize,
+    from: (&Tensor, usize),
+    to: (&mut Tensor, usize),
+    n: usize,
+) -> Result<()> {
+    s.copy_part((from.0, from.1 * width), (to.0, to.1 * width), n * width)
 }
 
 fn project(s: &Stream, cfg: &Config, n: usize, w: &Layer, x: &Tensor, a: &mut Acts, product: Product) -> Result<()> {

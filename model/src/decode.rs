@@ -132,9 +132,7 @@ impl Decoder {
     /// Logits after row `row` of the last piece.
     fn predict(&mut self, s: &Stream, cfg: &Config, w: &Weights, row: usize) -> Result<()> {
         let (c, eps) = (cfg.hidden, cfg.norm_eps as f32);
-        match s {
-            Stream::Cpu(_) => self.last.f32_mut().copy_from_slice(&self.xs[0].f32()[row * c..][..c]),
-        }
+        s.copy_part((&self.xs[0], row * c), (&mut self.last, 0), c)?;
         let (d, x) = (rmsnorm::Dims { rows: 1, cols: c }, &self.last);
         rmsnorm::forward(s, d, rmsnorm::Forward { x, w: &w.norm, y: &mut self.n, r: &mut self.r, eps })?;
         let d = matmul::Dims { m: 1, n: cfg.vocab, k: c };

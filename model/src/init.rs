@@ -30,15 +30,13 @@ pub fn draw(s: &Stream, cfg: &Config, w: &mut Weights, seed: u64) -> Result<()> 
         // The divisor is a power of two: this is the rounding of std alone, and sqrt above is exact by IEEE.
         let unit = (std / 131_072.0) as f32;
         let matrix = name.is_matrix();
-        match s {
-            Stream::Cpu(pool) => pool.chunks(t.f32_mut(), PIECE, |i, piece, _| {
-                if matrix {
-                    fill(piece, (i * PIECE) as u64, name.id(), seed, unit);
-                } else {
-                    piece.fill(1.0);
-                }
-            }),
-        }
+        s.host().chunks(t.f32_mut(), PIECE, |i, piece, _| {
+            if matrix {
+                fill(piece, (i * PIECE) as u64, name.id(), seed, unit);
+            } else {
+                piece.fill(1.0);
+            }
+        });
     }
     Ok(())
 }

@@ -80,10 +80,9 @@ pub(crate) fn widen(
     let (c, f, eps) = (cfg.hidden, cfg.ffn, cfg.norm_eps as f32);
     let stream = rmsnorm::Dims { rows: n, cols: c };
     rmsnorm::forward(s, stream, rmsnorm::Forward { x, w: &w.mlp_norm, y: &mut a.n, r: &mut a.r, eps })?; // ①
-    for (w, c_) in [(&w.gate, &mut a.g), (&w.up, &mut a.u)] {
-        product(s, matmul::Dims { m: n, n: f, k: c }, matmul::Product { a: &a.n, b: w, c: c_, put: Put::Set })?; // ②
-    }
-    swiglu::forward(s, swiglu::Dims { rows: n, cols: f }, swiglu::Forward { g: &a.g, u: &a.u, h: &mut a.h }) // ③
+    let Acts { n: x, g, u, h, .. } = a;
+    let wide = matmul::Gated { a: x, gate: &w.gate, up: &w.up, g, u, h };
+    matmul::gated(s, matmul::Dims { m: n, n: f, k: c }, wide, product) // ② ③
 }
 
 /// Adds this half's share to `back.dx`, and the gradients of its weights to `g`.

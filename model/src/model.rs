@@ -191,16 +191,12 @@ impl Rotation {
     }
 
     /// Row i becomes that of `positions[i]` in `table`: tokens that stand anywhere turn as rows of one sequence.
-    pub fn gather(&mut self, s: &Stream, table: &Rotation, positions: &[u32]) {
+    pub fn gather(&mut self, table: &Rotation, positions: &[u32]) {
         let half = table.cos.shape()[1];
-        match s {
-            Stream::Cpu(_) => {
-                for (from, to) in [(&table.cos, &mut self.cos), (&table.sin, &mut self.sin)] {
-                    let (from, to) = (from.f32(), to.f32_mut());
-                    for (to, &p) in to.chunks_exact_mut(half).zip(positions) {
-                        to.copy_from_slice(&from[p as usize * half..][..half]);
-                    }
-                }
+        for (from, to) in [(&table.cos, &mut self.cos), (&table.sin, &mut self.sin)] {
+            let (from, to) = (from.f32(), to.f32_mut());
+            for (to, &p) in to.chunks_exact_mut(half).zip(positions) {
+                to.copy_from_slice(&from[p as usize * half..][..half]);
             }
         }
     }

@@ -191,7 +191,7 @@ impl Scorer {
         s.upload_u32(&batch.ids, &mut self.ids)?;
         s.upload_u32(&batch.first, &mut self.first)?;
         s.upload_u32(&batch.trunk, &mut self.trunk)?;
-        self.rot.gather(s, &self.table, &batch.positions);
+        self.rot.gather(&self.table, &batch.positions);
         s.enter(|| self.blocks(s, cfg, w, n))?;
         for (i, places) in batch.asked.chunks(self.head.chunk).enumerate() {
             let Scorer { xs, head, .. } = self;
@@ -239,7 +239,7 @@ impl Head {
     fn rank(&mut self, s: &Stream, cfg: &Config, w: &Weights, x: &Tensor, places: &[u32]) -> Result<()> {
         let (rows, cols, eps) = (places.len(), cfg.hidden, cfg.norm_eps as f32);
         for (i, &place) in places.iter().enumerate() {
-            copy_rows(s, cols, (x, place as usize), (&mut self.x, i), 1);
+            copy_rows(s, cols, (x, place as usize), (&mut self.x, i), 1)?;
         }
         let (x, y, r) = (&self.x, &mut self.n, &mut self.r);
         rmsnorm::forward(s, rmsnorm::Dims { rows, cols }, rmsnorm::Forward { x, w: &w.norm, y, r, eps })?;

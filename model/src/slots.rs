@@ -136,7 +136,7 @@ impl Slots {
         }
         assert!(ids.len() <= self.size.tokens, "slots: {} tokens in buffers for {}", ids.len(), self.size.tokens);
         s.upload_u32(&ids, &mut self.ids)?;
-        self.rot.gather(s, &self.table, &positions);
+        self.rot.gather(&self.table, &positions);
         s.enter(|| {
             self.extend(s, cfg, w, (news, &pieces, ids.len()))?;
             self.predict(s, cfg, w, &pieces)
@@ -173,7 +173,7 @@ impl Slots {
     fn predict(&mut self, s: &Stream, cfg: &Config, w: &Weights, pieces: &[Piece]) -> Result<()> {
         let (rows, cols, eps) = (pieces.len(), cfg.hidden, cfg.norm_eps as f32);
         for (i, piece) in pieces.iter().enumerate() {
-            copy_rows(s, cols, (&self.xs[0], piece.from + piece.n - 1), (&mut self.last, i), 1);
+            copy_rows(s, cols, (&self.xs[0], piece.from + piece.n - 1), (&mut self.last, i), 1)?;
         }
         let (x, y, r) = (&self.last, &mut self.n, &mut self.r);
         rmsnorm::forward(s, rmsnorm::Dims { rows, cols }, rmsnorm::Forward { x, w: &w.norm, y, r, eps })?;

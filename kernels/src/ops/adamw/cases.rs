@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn every_level_gives_the_same_bits() {
         let s = Stream::cpu(2).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         for case in AdamW::conform_cases() {
             let at = |level| {
                 let mut r = AdamW::prepare(&s, &case, 5).unwrap();

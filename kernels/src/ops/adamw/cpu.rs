@@ -47,7 +47,7 @@ per_level! {
 
 /// The new w, m and v.
 #[inline(always)]
-fn element(f: Factors, w: f32, g: f32, m: f32, v: f32) -> (f32, f32, f32) {
+pub(super) fn element(f: Factors, w: f32, g: f32, m: f32, v: f32) -> (f32, f32, f32) {
     let g = f.scale * g;
     let m = m + f.one_less_beta1 * (g - m);
     let v = f.beta2 * v + f.one_less_beta2 * (g * g);

@@ -14,7 +14,9 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod gpu;
 pub mod reference;
+pub mod split;
 
 use crate::{
     Result,
@@ -101,6 +103,7 @@ pub fn step(s: &Stream, len: usize, a: Step<'_>, h: Hyper) -> Result<()> {
     }
     match s {
         Stream::Cpu(pool) => cpu::step(pool, simd::level(), len, a, h),
+        Stream::Gpu(gpu) => gpu::step(gpu, len, a, h)?,
     }
     Ok(())
 }

@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn every_level_and_plan_conforms() {
         let s = Stream::cpu(2).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         for case in Attention::conform_cases() {
             let want = Attention::reference(&case, 5);
             for level in Level::ALL.into_iter().filter(|&level| level <= simd::detected()) {

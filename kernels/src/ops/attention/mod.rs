@@ -34,6 +34,7 @@
 
 pub mod cases;
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use crate::{
@@ -161,6 +162,7 @@ pub fn forward(s: &Stream, d: Dims, a: Forward<'_>) -> Result<()> {
     check_tensor("lse", a.lse, DType::F32, d.batch * d.heads * d.seq);
     match s {
         Stream::Cpu(pool) => cpu::forward(pool, d, a),
+        Stream::Gpu(gpu) => gpu::forward(gpu, d, a)?,
     }
     Ok(())
 }
@@ -186,6 +188,7 @@ pub fn tree(s: &Stream, d: Dims, a: Tree<'_>) -> Result<()> {
     }
     match s {
         Stream::Cpu(pool) => cpu::tree(pool, d, a),
+        Stream::Gpu(gpu) => cpu::tree(gpu.host(), d, a),
     }
     Ok(())
 }
@@ -212,6 +215,7 @@ pub fn backward(s: &Stream, d: Dims, a: Backward<'_>) -> Result<()> {
     check_tensor("delta", a.delta, DType::F32, d.batch * d.heads * d.seq);
     match s {
         Stream::Cpu(pool) => cpu::backward(pool, d, a),
+        Stream::Gpu(gpu) => gpu::backward(gpu, d, a)?,
     }
     Ok(())
 }
@@ -230,6 +234,7 @@ pub fn decode(s: &Stream, d: Dims, a: Decode<'_>) -> Result<()> {
     }
     match s {
         Stream::Cpu(pool) => cpu::decode(pool, d, a),
+        Stream::Gpu(gpu) => cpu::decode(gpu.host(), d, a),
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ mod tests {
     /// The bits of `from`, converted at `level`.
     fn bf16_bits(level: simd::Level, from: &[u32]) -> Vec<u16> {
         let s = Stream::cpu(1).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         let mut f = Tensor::alone(&s, DType::F32, [from.len()]).unwrap();
         let mut t = Tensor::alone(&s, DType::Bf16, [from.len()]).unwrap();
         bytemuck::cast_slice_mut(f.bytes_mut()).copy_from_slice(from);
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn every_bf16_survives_the_way_there_and_back() {
         let s = Stream::cpu(2).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         let all: Vec<u16> = (0..=0xffff).collect();
         let mut from = Tensor::alone(&s, DType::Bf16, [all.len()]).unwrap();
         let mut wide = Tensor::alone(&s, DType::F32, [all.len()]).unwrap();

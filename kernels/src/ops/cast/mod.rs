@@ -13,6 +13,7 @@
 pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod element;
+pub(crate) mod gpu;
 pub mod reference;
 
 use crate::{
@@ -28,6 +29,7 @@ pub fn convert(s: &Stream, len: usize, from: &Tensor, to: &mut Tensor) -> Result
     assert!(to.len() >= len, "cast: to has {} of {len}", to.len());
     match s {
         Stream::Cpu(pool) => cpu::convert(pool, simd::level(), len, from, to),
+        Stream::Gpu(gpu) => gpu::convert(gpu, len, from, to)?,
     }
     Ok(())
 }
@@ -39,6 +41,7 @@ pub fn add(s: &Stream, len: usize, from: &Tensor, to: &mut Tensor) -> Result<()>
     assert!(from.dtype() == DType::F32 && to.dtype() == DType::F32, "cast: only f32 is added");
     match s {
         Stream::Cpu(pool) => cpu::add(pool, simd::level(), len, from, to),
+        Stream::Gpu(gpu) => gpu::add(gpu, len, from, to)?,
     }
     Ok(())
 }

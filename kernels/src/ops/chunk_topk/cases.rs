@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn every_level_gives_the_same_bits() {
         let s = Stream::cpu(2).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         for case in ChunkTopk::conform_cases().into_iter().filter(|c| c.what == What::Compress) {
             let once = |level| {
                 let mut r = ChunkTopk::prepare(&s, &case, 5).unwrap();

@@ -21,6 +21,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod gpu;
 pub mod record;
 pub mod reference;
 pub(crate) mod select;
@@ -171,6 +172,7 @@ pub fn compress(s: &Stream, grid: Grid, spec: Spec, a: Compress<'_>) -> Result<b
     holds_update(grid, spec, a.update);
     Ok(match s {
         Stream::Cpu(pool) => cpu::compress(pool, simd::level(), grid, spec, a),
+        Stream::Gpu(gpu) => gpu::compress(gpu, grid, spec, a)?,
     })
 }
 
@@ -214,6 +216,7 @@ pub fn fold(s: &Stream, grid: Grid, spec: Spec, a: Fold<'_>) -> Result<()> {
     }
     match s {
         Stream::Cpu(pool) => cpu::fold(pool, simd::level(), grid, spec, a),
+        Stream::Gpu(gpu) => gpu::fold(gpu, grid, spec, a)?,
     }
     Ok(())
 }
@@ -223,6 +226,7 @@ pub fn sum_squares(s: &Stream, grid: Grid, spec: Spec, update: &Tensor) -> Resul
     holds_update(grid, spec, update);
     Ok(match s {
         Stream::Cpu(pool) => cpu::sum_squares(pool, grid, spec, update),
+        Stream::Gpu(gpu) => gpu::sum_squares(gpu, grid, spec, update)?,
     })
 }
 

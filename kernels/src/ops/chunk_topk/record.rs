@@ -413,7 +413,7 @@ fn largest(level: Level, values: &[f32], h: usize) -> u64 {
 }
 
 /// C(n, r) for n to 64 and r to 16.
-static CHOOSE: [[u64; GROUP / LARGER + 1]; GROUP + 1] = {
+pub(super) static CHOOSE: [[u64; GROUP / LARGER + 1]; GROUP + 1] = {
     let mut c = [[0; GROUP / LARGER + 1]; GROUP + 1];
     let mut n = 0;
     while n <= GROUP {

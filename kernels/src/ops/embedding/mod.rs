@@ -11,6 +11,7 @@
 //! Source: the definition, as `torch.nn.functional.embedding`.
 
 mod cpu;
+mod gpu;
 
 pub mod cases;
 pub mod reference;
@@ -60,6 +61,7 @@ pub fn forward(s: &Stream, d: Dims, a: Forward<'_>) -> Result<()> {
     assert!(a.x.len() >= d.rows * d.cols, "embedding: x has {} of {}x{}", a.x.len(), d.rows, d.cols);
     match s {
         Stream::Cpu(pool) => cpu::forward(pool, d, a),
+        Stream::Gpu(gpu) => gpu::forward(gpu, d, a)?,
     }
     Ok(())
 }
@@ -71,6 +73,7 @@ pub fn backward(s: &Stream, d: Dims, a: Backward<'_>) -> Result<()> {
     assert!(a.dx.len() >= d.rows * d.cols, "embedding: dx has {} of {}x{}", a.dx.len(), d.rows, d.cols);
     match s {
         Stream::Cpu(pool) => cpu::backward(pool, d, a),
+        Stream::Gpu(gpu) => gpu::backward(gpu, d, a)?,
     }
     Ok(())
 }

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn every_level_gives_the_same_bits() {
         let s = Stream::cpu(2).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         for case in GlobalNorm::conform_cases() {
             let r = GlobalNorm::prepare(&s, &case, 5).unwrap();
             let portable = cpu::sum_squares(pool, simd::Level::Portable, r.t.f32());

@@ -12,6 +12,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod gpu;
 pub mod reference;
 
 use crate::{
@@ -27,6 +28,7 @@ pub fn sum_squares(s: &Stream, t: &Tensor, len: usize) -> Result<f64> {
     assert_eq!(t.dtype(), DType::F32, "global_norm: dtype of t");
     Ok(match s {
         Stream::Cpu(pool) => cpu::sum_squares(pool, simd::level(), &t.f32()[..len]),
+        Stream::Gpu(gpu) => gpu::sum_squares(gpu, t, len)?,
     })
 }
 

@@ -23,10 +23,12 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+pub(crate) mod gpu;
 mod matvec;
 pub mod reference;
 pub(crate) mod tile;
 
+use super::swiglu;
 use crate::{
     Result,
     device::Stream,
@@ -73,6 +75,7 @@ pub fn nt(s: &Stream, d: Dims, p: Product<'_>) -> Result<()> {
     check("nt", d, &p);
     match s {
         Stream::Cpu(pool) => cpu::nt(pool, d, input(p.a), input(p.b), output(p.c), p.put),
+        Stream::Gpu(gpu) => gpu::product(gpu, gpu::Form::Nt, d, p, 1)?,
     }
     Ok(())
 }
@@ -82,6 +85,7 @@ pub fn nn(s: &Stream, d: Dims, p: Product<'_>) -> Result<()> {
     check("nn", d, &p);
     match s {
         Stream::Cpu(pool) => cpu::nn(pool, d, input(p.a), input(p.b), output(p.c), p.put),
+        Stream::Gpu(gpu) => gpu::product(gpu, gpu::Form::Nn, d, p, 1)?,
     }
     Ok(())
 }
@@ -92,6 +96,7 @@ pub fn tn(s: &Stream, d: Dims, p: Product<'_>, grain: usize) -> Result<()> {
     assert_eq!(p.c.dtype(), DType::F32, "matmul tn: c");
     match s {
         Stream::Cpu(pool) => cpu::tn(pool, d, input(p.a), input(p.b), output(p.c), p.put, grain),
+        Stream::Gpu(gpu) => gpu::product(gpu, gpu::Form::Tn, d, p, grain)?,
     }
     Ok(())
 }
@@ -101,8 +106,46 @@ pub fn matvec(s: &Stream, d: Dims, p: Product<'_>) -> Result<()> {
     check("matvec", d, &p);
     match s {
         Stream::Cpu(pool) => matvec::nt(pool, simd::level(), d, input(p.a), input(p.b), output(p.c), p.put),
+        Stream::Gpu(gpu) => gpu::product(gpu, gpu::Form::Nt, d, p, 1)?,
     }
     Ok(())
+}
+
+/// Arguments of [`gated`].
+#[derive(Debug)]
+pub struct Gated<'a> {
+    /// `[m, k]`
+    pub a: &'a Tensor,
+    /// `[n, k]`
+    pub gate: &'a Tensor,
+    /// `[n, k]`
+    pub up: &'a Tensor,
+    /// `[m, n]`, set to a·gateᵀ
+    pub g: &'a mut Tensor,
+    /// `[m, n]`, set to a·upᵀ
+    pub u: &'a mut Tensor,
+    /// `[m, n]`, set to silu(g)·u
+    pub h: &'a mut Tensor,
+}
+
+/// [`nt`] or [`matvec()`].
+pub type ByRows = fn(&Stream, Dims, Product<'_>) -> Result<()>;
+
+/// The wide half of an MLP: two products and [`swiglu::forward`] of what they leave. On a device's tensor cores it is one
+/// pass, with the bits of three; elsewhere `product` says which form the two take.
+pub fn gated(s: &Stream, d: Dims, p: Gated<'_>, product: ByRows) -> Result<()> {
+    let Gated { a, gate, up, g, u, h } = p;
+    check("gated", d, &Product { a, b: gate, c: &mut *g, put: Put::Set });
+    check("gated", d, &Product { a, b: up, c: &mut *u, put: Put::Set });
+    assert!(h.len() >= d.m * d.n, "matmul gated: h has {} elements, {d:?}", h.len());
+    if let Stream::Gpu(device) = s
+        && gpu::takes_gated(d, [a, gate, up, g, u, h])
+    {
+        return gpu::gated(device, d, Gated { a, gate, up, g, u, h });
+    }
+    product(s, d, Product { a, b: gate, c: &mut *g, put: Put::Set })?;
+    product(s, d, Product { a, b: up, c: &mut *u, put: Put::Set })?;
+    swiglu::forward(s, swiglu::Dims { rows: d.m, cols: d.n }, swiglu::Forward { g, u, h })
 }
 
 fn check(form: &str, d: Dims, p: &Product<'_>) {

@@ -19,6 +19,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod gpu;
 pub mod reference;
 
 use crate::{
@@ -99,6 +100,7 @@ pub fn forward(s: &Stream, d: Dims, a: Forward<'_>) -> Result<()> {
     check("r", d.rows, a.r);
     match s {
         Stream::Cpu(pool) => cpu::forward(pool, simd::level(), d, a),
+        Stream::Gpu(gpu) => gpu::forward(gpu, d, a)?,
     }
     Ok(())
 }
@@ -113,6 +115,7 @@ pub fn add_forward(s: &Stream, d: Dims, a: AddForward<'_>) -> Result<()> {
     check("r", d.rows, a.r);
     match s {
         Stream::Cpu(pool) => cpu::add_forward(pool, simd::level(), d, a),
+        Stream::Gpu(gpu) => gpu::add_forward(gpu, d, a)?,
     }
     Ok(())
 }
@@ -129,6 +132,7 @@ pub fn backward(s: &Stream, d: Dims, a: Backward<'_>, grain: usize) -> Result<()
     assert!(a.put == Put::Set || a.dx.dtype() == DType::F32, "rmsnorm: only an f32 dx is added to");
     match s {
         Stream::Cpu(pool) => cpu::backward(pool, simd::level(), d, a, grain),
+        Stream::Gpu(gpu) => gpu::backward(gpu, d, a, grain)?,
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod gpu;
 pub mod reference;
 
 use crate::{
@@ -120,6 +121,7 @@ pub fn table(s: &Stream, rope: &Rope, positions: usize, head_dim: usize, t: Tabl
     assert!(t.sin.len() >= len, "rope: sin has {} of {len}", t.sin.len());
     match s {
         Stream::Cpu(pool) => cpu::table(pool, rope, positions, head_dim, t),
+        Stream::Gpu(gpu) => cpu::table(gpu.host(), rope, positions, head_dim, t),
     }
     Ok(())
 }
@@ -129,6 +131,7 @@ pub fn forward(s: &Stream, d: Dims, a: Rotate<'_>) -> Result<()> {
     check(d, &a);
     match s {
         Stream::Cpu(pool) => cpu::rotate(pool, simd::level(), d, a, 1.0),
+        Stream::Gpu(gpu) => gpu::rotate(gpu, d, a, 1.0)?,
     }
     Ok(())
 }
@@ -138,6 +141,7 @@ pub fn backward(s: &Stream, d: Dims, a: Rotate<'_>) -> Result<()> {
     check(d, &a);
     match s {
         Stream::Cpu(pool) => cpu::rotate(pool, simd::level(), d, a, -1.0),
+        Stream::Gpu(gpu) => gpu::rotate(gpu, d, a, -1.0)?,
     }
     Ok(())
 }

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn every_level_gives_the_same_bits() {
         let s = Stream::cpu(2).unwrap();
-        let Stream::Cpu(pool) = &s;
+        let pool = s.host();
         for case in SwiGlu::conform_cases() {
             let at = |level| {
                 let mut r = SwiGlu::prepare(&s, &case, 5).unwrap();

@@ -13,6 +13,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod gpu;
 pub mod reference;
 
 use crate::{Result, device::Stream, simd, tensor::Tensor};
@@ -59,6 +60,7 @@ pub fn forward(s: &Stream, d: Dims, a: Forward<'_>) -> Result<()> {
     }
     match s {
         Stream::Cpu(pool) => cpu::forward(pool, simd::level(), d, a),
+        Stream::Gpu(gpu) => gpu::forward(gpu, d, a)?,
     }
     Ok(())
 }
@@ -70,6 +72,7 @@ pub fn backward(s: &Stream, d: Dims, a: Backward<'_>) -> Result<()> {
     }
     match s {
         Stream::Cpu(pool) => cpu::backward(pool, simd::level(), d, a),
+        Stream::Gpu(gpu) => gpu::backward(gpu, d, a)?,
     }
     Ok(())
 }

@@ -21,6 +21,7 @@
 //! Hsu et al. 2024, arXiv:2410.10989.
 
 mod cpu;
+mod gpu;
 mod softmax;
 
 pub mod cases;
@@ -115,6 +116,7 @@ pub fn train(s: &Stream, d: Dims, a: Train<'_>, grain: usize) -> Result<()> {
     assert!(a.dw.len() >= d.vocab * d.cols, "xent: dw has {} of {}x{}", a.dw.len(), d.vocab, d.cols);
     match s {
         Stream::Cpu(pool) => cpu::train(pool, d, a, grain),
+        Stream::Gpu(gpu) => gpu::train(gpu, d, a, grain)?,
     }
     Ok(())
 }
@@ -124,6 +126,7 @@ pub fn score(s: &Stream, d: Dims, a: Score<'_>) -> Result<()> {
     check(d, a.n, a.w, a.targets, a.nll, a.logits);
     match s {
         Stream::Cpu(pool) => cpu::score(pool, d, a),
+        Stream::Gpu(gpu) => gpu::score(gpu, d, a)?,
     }
     Ok(())
 }
@@ -144,6 +147,7 @@ pub fn rank(s: &Stream, d: Dims, a: Rank<'_>) -> Result<()> {
     matmul::nt(s, matmul::Dims { m: d.rows, n: d.vocab, k: d.cols }, product)?;
     match s {
         Stream::Cpu(pool) => cpu::rank(pool, d, a),
+        Stream::Gpu(gpu) => gpu::rank(gpu, d, a)?,
     }
     Ok(())
 }

@@ -1,0 +1,310 @@
+//! A CUDA card, through the driver alone: `libcuda` is opened when first asked for, nothing links against it.
+//!
+//! Calls are those of the driver's C interface, as cudarc binds them; its own streams, slices and event tracking are not
+//! used. A context is made current on every call, since the threads of a pool come and go.
+
+use super::{Grid, Kernel, images};
+use crate::{DeviceError, Result};
+use cudarc::driver::{result, sys};
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    ptr,
+    sync::Mutex,
+};
+
+/// An open card.
+#[derive(Debug)]
+pub struct Card {
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    device: sys::CUdevice,
+    name: String,
+    capability: (u32, u32),
+    functions: Mutex<HashMap<&'static str, Function>>,
+    modules: Mutex<HashMap<&'static str, Loaded>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Function(sys::CUfunction);
+#[derive(Clone, Copy, Debug)]
+struct Loaded(sys::CUmodule);
+
+// SAFETY: the driver's handles may be used from any thread whose current context is theirs, and every call sets it.
+unsafe impl Send for Card {}
+// SAFETY: as above; the driver locks its own state.
+unsafe impl Sync for Card {}
+
+/// A moment in the stream's order.
+#[derive(Debug)]
+pub struct Event(sys::CUevent);
+
+// SAFETY: as for the card.
+unsafe impl Send for Event {}
+// SAFETY: as for the card.
+unsafe impl Sync for Event {}
+
+/// A call of the driver, with its name for the error.
+macro_rules! call {
+    ($name:ident($($arg:expr),* $(,)?)) => {
+        // SAFETY: handles are alive as long as the card, and lengths are those of the memory named.
+        check(stringify!($name), unsafe { sys::$name($($arg),*) })
+    };
+}
+
+fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
+    code.result().map_err(|error| DeviceError::Driver { call, why: format!("{error:?}") })
+}
+
+/// Whether the machine has a driver.
+pub fn driver_present() -> bool {
+    // SAFETY: opening the driver's library is allowed at any time.
+    unsafe { sys::is_culib_present() }
+}
+
+/// What `esker doctor` says of a card.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// Marketing name.
+    pub name: String,
+    /// Compute capability.
+    pub capability: (u32, u32),
+    /// Bytes of memory.
+    pub memory_bytes: usize,
+    /// Multiprocessors.
+    pub processors: u32,
+    /// Newest CUDA that the driver knows, as 13000 for 13.0.
+    pub driver_cuda: u32,
+}
+
+/// Every card that the driver sees.
+pub fn cards() -> Result<Vec<Info>> {
+    start()?;
+    let all = result::device::get_count().map_err(|e| driver("cuDeviceGetCount", e))?;
+    let mut version = 0;
+    call!(cuDriverGetVersion(&mut version))?;
+    (0..all)
+        .map(|ordinal| {
+            let device = result::device::get(ordinal).map_err(|e| driver("cuDeviceGet", e))?;
+            let of = |attribute| attribute_of(device, attribute);
+            // SAFETY: a device that the driver just named.
+            let memory_bytes =
+                unsafe { result::device::total_mem(device) }.map_err(|e| driver("cuDeviceTotalMem", e))?;
+            use sys::CUdevice_attribute_enum as A;
+            Ok(Info {
+                name: result::device::get_name(device).map_err(|e| driver("cuDeviceGetName", e))?,
+                capability: (
+                    of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                    of(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+                ),
+                memory_bytes,
+                processors: of(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+                driver_cuda: version as u32,
+            })
+        })
+        .collect()
+}
+
+fn attribute_of(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32> {
+    let mut value = 0;
+    call!(cuDeviceGetAttribute(&mut value, attribute, device))?;
+    Ok(value as u32)
+}
+
+fn driver(call: &'static str, error: result::DriverError) -> DeviceError {
+    DeviceError::Driver { call, why: format!("{error:?}") }
+}
+
+fn start() -> Result<()> {
+    if !driver_present() {
+        return Err(DeviceError::NoDriver);
+    }
+    call!(cuInit(0))
+}
+
+impl Card {
+    /// Opens card `ordinal`.
+    pub fn open(ordinal: usize) -> Result<Card> {
+        let all = cards()?;
+        let info = all.get(ordinal).ok_or(DeviceError::NoCard { ordinal, cards: all.len() })?;
+        if info.capability < (8, 0) {
+            return Err(DeviceError::OldCard { name: info.name.clone(), capability: info.capability });
+        }
+        let mut device = 0;
+        call!(cuDeviceGet(&mut device, ordinal as i32))?;
+        let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
+        call!(cuCtxSetCurrent(context))?;
+        call!(cuStreamCreate(&mut stream, sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32))?;
+        Ok(Card {
+            context,
+            stream,
+            device,
+            name: info.name.clone(),
+            capability: info.capability,
+            functions: Mutex::default(),
+            modules: Mutex::default(),
+        })
+    }
+
+    /// Marketing name.
+    pub fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn current(&self) -> Result<()> {
+        call!(cuCtxSetCurrent(self.context))
+    }
+
+    /// Bytes free and in all.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.current()?;
+        let (mut free, mut all) = (0, 0);
+        call!(cuMemGetInfo_v2(&mut free, &mut all))?;
+        Ok((free, all))
+    }
+
+    /// One allocation.
+    pub fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.current()?;
+        let mut address = 0;
+        // SAFETY: `address` is where the driver writes.
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let (free_bytes, all_bytes) = self.memory()?;
+                Err(DeviceError::OutOfDeviceMemory { wanted_bytes: bytes, free_bytes, all_bytes })
+            }
+            code => check("cuMemAlloc", code).map(|()| address),
+        }
+    }
+
+    /// Gives an allocation back.
+    pub fn free(&self, address: u64) {
+        // On the way down there is nobody to tell.
+        let _ = self.current().and_then(|()| call!(cuMemFree_v2(address)));
+    }
+
+    /// Zeroes bytes.
+    pub fn zero(&self, to: u64, bytes: usize) -> Result<()> {
+        self.current()?;
+        call!(cuMemsetD8Async(to, 0, bytes, self.stream))
+    }
+
+    /// Copies to the card. The source may be reused at once: the driver has taken pageable memory in when it returns.
+    pub fn write(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.current()?;
+        call!(cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), self.stream))
+    }
+
+    /// Copies from the card and waits.
+    pub fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.current()?;
+        call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.stream))?;
+        self.synchronise()
+    }
+
+    /// Waits.
+    pub fn synchronise(&self) -> Result<()> {
+        self.current()?;
+        call!(cuStreamSynchronize(self.stream))
+    }
+
+    /// Runs a kernel.
+    pub fn launch(&self, kernel: Kernel, grid: Grid, args: &[u8]) -> Result<()> {
+        self.current()?;
+        let function = self.function(kernel)?;
+        let mut len = args.len();
+        let mut extra = [
+            sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT as usize as *mut c_void,
+            args.as_ptr().cast_mut().cast(),
+            sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT as usize as *mut c_void,
+            (&raw mut len).cast(),
+            ptr::null_mut(),
+        ];
+        let [x, y, z] = grid.blocks;
+        call!(cuLaunchKernel(
+            function,
+            x,
+            y,
+            z,
+            grid.threads,
+            1,
+            1,
+            grid.shared,
+            self.stream,
+            ptr::null_mut(),
+            extra.as_mut_ptr()
+        ))
+    }
+
+    /// The kernel, loaded when first asked for; one that spills on this card is refused.
+    fn function(&self, kernel: Kernel) -> Result<sys::CUfunction> {
+        if let Some(f) = self.functions.lock().expect("no panic inside").get(kernel.name) {
+            return Ok(f.0);
+        }
+        let module = {
+            let mut modules = self.modules.lock().expect("no panic inside");
+            match modules.get(kernel.module) {
+                Some(m) => m.0,
+                None => {
+                    let m = self.load(kernel.module)?;
+                    modules.insert(kernel.module, Loaded(m));
+                    m
+                }
+            }
+        };
+        let name = CString::new(kernel.name).expect("a kernel's name");
+        let mut function = ptr::null_mut();
+        call!(cuModuleGetFunction(&mut function, module, name.as_ptr()))?;
+        use sys::CUfunction_attribute_enum as A;
+        let mut shared = 0;
+        call!(cuFuncGetAttribute(&mut shared, A::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function))?;
+        let most = attribute_of(
+            self.device,
+            sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+        )? as i32;
+        call!(cuFuncSetAttribute(function, A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most - shared))?;
+        self.functions.lock().expect("no panic inside").insert(kernel.name, Function(function));
+        Ok(function)
+    }
+
+    fn load(&self, name: &str) -> Result<sys::CUmodule> {
+        let (major, minor) = self.capability;
+        let image = images::module(name).for_card(major, minor).map_err(|why| DeviceError::Kernel { why })?;
+        let mut module = ptr::null_mut();
+        call!(cuModuleLoadData(&mut module, image.as_ptr().cast()))?;
+        Ok(module)
+    }
+
+    /// Marks this moment.
+    pub fn event(&self) -> Result<Event> {
+        self.current()?;
+        let mut event = ptr::null_mut();
+        call!(cuEventCreate(&mut event, sys::CUevent_flags_enum::CU_EVENT_DEFAULT as u32))?;
+        call!(cuEventRecord(event, self.stream))?;
+        Ok(Event(event))
+    }
+
+    /// Time between two moments; waits for the second.
+    pub fn elapsed_ms(&self, from: &Event, to: &Event) -> Result<f64> {
+        self.current()?;
+        let mut ms = 0.0;
+        call!(cuEventSynchronize(to.0))?;
+        call!(cuEventElapsedTime(&mut ms, from.0, to.0))?;
+        Ok(f64::from(ms))
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        // On the way down there is nobody to tell.
+        let _ = self.current().and_then(|()| call!(cuStreamDestroy_v2(self.stream)));
+        let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let _ = call!(cuEventDestroy_v2(self.0));
+    }
+}

@@ -1,0 +1,175 @@
+//! On a device: tensor cores for bf16 products of aligned operands, plain multiply-adds for all others.
+//!
+//! | operands | kernel |
+//! | --- | --- |
+//! | both bf16, rows a multiple of eight numbers apart | `matmul_mma` |
+//! | one of them f32, otherwise the same | it is rounded into scratch, part by part, then `matmul_mma` |
+//! | anything else | `matmul_plain` |
+
+use super::{Dims, Put};
+use crate::{
+    Result,
+    gpu::{Args, Gpu, Grid, SCRATCH_BYTES, kernel},
+    ops::cast::gpu::convert_at,
+    tensor::{DType, Tensor},
+};
+
+/// Which product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Nt,
+    Nn,
+    Tn,
+}
+
+/// An operand in device memory: rows as they lie, `ld` numbers apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Side {
+    pub at: u64,
+    pub dtype: DType,
+    pub ld: usize,
+}
+
+impl Side {
+    /// Row `row` and what follows.
+    pub fn from_row(self, row: usize) -> Side {
+        Side { at: self.at + (row * self.ld * self.dtype.bytes()) as u64, ..self }
+    }
+
+    fn is_aligned(self) -> bool {
+        self.ld.is_multiple_of(8)
+    }
+}
+
+/// c in device memory; its rows follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub at: u64,
+    pub dtype: DType,
+    pub put: Put,
+}
+
+/// The operand that `t` holds.
+pub(crate) fn side(t: &Tensor, ld: usize) -> Result<Side> {
+    Ok(Side { at: t.device()?, dtype: t.dtype(), ld })
+}
+
+/// Any of the three forms; `grain` matters to tn alone.
+pub(super) fn product(gpu: &Gpu, form: Form, d: Dims, p: super::Product<'_>, grain: usize) -> Result<()> {
+    let (a, b) = match form {
+        Form::Nt => (side(p.a, d.k)?, side(p.b, d.k)?),
+        Form::Nn => (side(p.a, d.k)?, side(p.b, d.n)?),
+        Form::Tn => (side(p.a, d.m)?, side(p.b, d.n)?),
+    };
+    let c = Target { dtype: p.c.dtype(), put: p.put, at: p.c.device_mut()? };
+    product_at(gpu, form, d, a, b, c, grain)
+}
+
+/// [`product`] between addresses. Uses the scratch where an operand must be rounded.
+pub(crate) fn product_at(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize) -> Result<()> {
+    if d.m == 0 || d.n == 0 {
+        return Ok(());
+    }
+    let bf16 = (a.dtype == DType::Bf16, b.dtype == DType::Bf16);
+    // Rows of a row-major operand: what k runs over in tn, and in nn for b.
+    let b_rows = if form == Form::Nt { d.n } else { d.k };
+    let aligned = a.is_aligned() && b.is_aligned() && d.k > 0;
+    match bf16 {
+        (true, true) if aligned => mma(gpu, form, d, a, b, c, grain),
+        (true, false) if aligned && b_rows * b.ld * 2 <= SCRATCH_BYTES => {
+            let rounded = Side { at: gpu.scratch(b_rows * b.ld * 2), dtype: DType::Bf16, ld: b.ld };
+            convert_at(gpu, b_rows * b.ld, b.at, b.dtype, rounded.at, DType::Bf16)?;
+            mma(gpu, form, d, a, rounded, c, grain)
+        }
+        (false, true) if aligned => rounding_a(gpu, form, d, a, b, c, grain),
+        _ => plain(gpu, form, d, a, b, c, grain, bf16.0 || bf16.1),
+    }
+}
+
+/// The product with an f32 a, of which as many rows as fit are rounded at a time.
+fn rounding_a(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize) -> Result<()> {
+    let rows = if form == Form::Tn { d.k } else { d.m };
+    let fit = SCRATCH_BYTES / (2 * a.ld);
+    let step = match form {
+        // Grains whole: the sums of a grain are those of a call of its own.
+        Form::Tn if fit >= grain.max(1) => fit / grain.max(1) * grain.max(1),
+        _ => (fit / 128 * 128).max(1),
+    };
+    assert!(fit > 0, "matmul: a row of {} numbers does not fit the scratch", a.ld);
+    let rounded = Side { at: gpu.scratch(step.min(rows) * a.ld * 2), dtype: DType::Bf16, ld: a.ld };
+    for from in (0..rows).step_by(step) {
+        let n = step.min(rows - from);
+        convert_at(gpu, n * a.ld, a.from_row(from).at, a.dtype, rounded.at, DType::Bf16)?;
+        if form == Form::Tn {
+            let put = if from > 0 { Put::Add } else { c.put };
+            mma(gpu, form, Dims { k: n, ..d }, rounded, b.from_row(from), Target { put, ..c }, grain)?;
+        } else {
+            let at = c.at + (from * d.n * c.dtype.bytes()) as u64;
+            mma(gpu, form, Dims { m: n, ..d }, rounded, b, Target { at, ..c }, grain)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows and columns of c that a block of `matmul_mma` owns, and its shared memory.
+const TILE: usize = 128;
+const STAGES_BYTES: u32 = 64 << 10;
+
+fn mma(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize) -> Result<()> {
+    let name = match form {
+        Form::Nt => "matmul_mma_nt",
+        Form::Nn => "matmul_mma_nn",
+        Form::Tn => "matmul_mma_tn",
+    };
+    let blocks = d.m.div_ceil(TILE) * d.n.div_ceil(TILE);
+    let grid = Grid { shared: STAGES_BYTES, ..Grid::row(blocks, 256) };
+    // A grain of tokens after another, each onto what the one before left: the bits of so many calls.
+    let step = if form == Form::Tn { grain.max(1) } else { d.k };
+    for from in (0..d.k).step_by(step) {
+        let (a, b) = if from > 0 { (a.from_row(from), b.from_row(from)) } else { (a, b) };
+        let args = Args::new().address(a.at).int(a.ld).int(d.m).address(b.at).int(b.ld).int(d.n);
+        let to = Target { put: if from > 0 { Put::Add } else { c.put }, ..c };
+        let args = args.address(c.at).address(added(to)).int(step.min(d.k - from)).flag(c.dtype == DType::Bf16);
+        gpu.launch(kernel("matmul_mma", name), grid, &args)?;
+    }
+    Ok(())
+}
+
+/// Whether [`gated`] can take these: all bf16, rows of a multiple of eight.
+pub(super) fn takes_gated(d: Dims, all: [&Tensor; 6]) -> bool {
+    d.k > 0 && d.k.is_multiple_of(8) && all.iter().all(|t| t.dtype() == DType::Bf16)
+}
+
+/// See [`super::gated`].
+pub(super) fn gated(gpu: &Gpu, d: Dims, p: super::Gated<'_>) -> Result<()> {
+    let args = Args::new().address(p.a.device()?).int(d.k).int(d.m).address(p.gate.device()?).int(d.k).int(d.n);
+    let args = args.address(p.up.device()?).address(p.g.device_mut()?).address(p.u.device_mut()?);
+    // Of a tile's columns half are the gate's and half are up's.
+    let blocks = d.m.div_ceil(TILE) * d.n.div_ceil(TILE / 2);
+    let grid = Grid { shared: STAGES_BYTES, ..Grid::row(blocks, 256) };
+    gpu.launch(kernel("matmul_mma", "matmul_mma_gated"), grid, &args.address(p.h.device_mut()?).int(d.k))
+}
+
+/// What a product is added to: c itself, or nothing.
+fn added(c: Target) -> u64 {
+    if c.put == Put::Add { c.at } else { 0 }
+}
+
+fn plain(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize, rounded: bool) -> Result<()> {
+    // How far one goes in an operand for the next row of c (or column), and for the next k.
+    let by_k = |s: Side| (s.ld, 1);
+    let by_outer = |s: Side| (1, s.ld);
+    let (a_steps, b_steps) = match form {
+        Form::Nt => (by_k(a), by_k(b)),
+        Form::Nn => (by_k(a), by_outer(b)),
+        Form::Tn => (by_outer(a), by_outer(b)),
+    };
+    let operand = |args: Args, s: Side, steps: (usize, usize)| {
+        args.address(s.at).long(steps.0).long(steps.1).flag(s.dtype == DType::Bf16).flag(rounded)
+    };
+    let args = operand(operand(Args::new(), a, a_steps), b, b_steps).address(c.at).address(added(c));
+    let grain = if form == Form::Tn { grain.max(1) } else { d.k.max(1) };
+    let args = args.int(d.m).int(d.n).int(d.k).int(grain).flag(c.dtype == DType::Bf16);
+    let blocks = [d.n.div_ceil(64) as u32, d.m.div_ceil(64) as u32, 1];
+    gpu.launch(kernel("matmul_plain", "matmul_plain"), Grid { blocks, threads: 256, shared: 0 }, &args)
+}
