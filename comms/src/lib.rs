@@ -8,9 +8,6 @@ mod hash;
 mod key;
 mod spec;
 
-pub mod round;
-pub mod sim;
-pub mod state;
 pub mod wire;
 
 pub use hash::{Hash, NotHex};

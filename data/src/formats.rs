@@ -44,11 +44,9 @@ pub use int::Int;
 pub use raw::InPlace;
 
 use raw::{Array, Bounds, Raw, RawStream, map};
-use serde::{Deserialize, Serialize};
 
 /// The formats of the table above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Megatron,
     Llmc,

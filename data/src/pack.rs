@@ -181,11 +181,7 @@ pub fn pack(
             bytes += text.len() + 64; // a document is never free, or empty ones would not be bounded
             batch.push((split, text));
         }
-        let encode = |(_, text): &(Split, String)| {
-            let mut ids = Vec::new();
-            tokenizer.encode_document(text, &mut ids).map(|()| ids)
-        };
-        let encoded: Vec<_> = batch.par_iter().map(encode).collect();
+        let encoded: Vec<_> = batch.par_iter().map(|(_, text)| tokenizer.encode(text)).collect();
         for ((split, text), ids) in batch.iter().zip(encoded) {
             let mut ids = ids?;
             ids.extend(spec.eos);

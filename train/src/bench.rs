@@ -5,15 +5,17 @@
 //! four shapes are those of published figures for other trainers (stories15M and stories110M of llama2.c; GPT-2 124M as a
 //! Llama network with the same matrices a token, so that FLOPs a token agree). *decode*: one sequence, token after token,
 //! at the 110M shape, bound by reading the weights. *tokenize*: text through our own tokenizer and through the `tokenizers`
-//! crate, ids compared. Times are medians of wall clock; repeat them on a quiet machine.
+//! crate, ids compared. *gpu*: all that a card is asked, see `bench/gpu.rs`. Times are medians of wall clock; repeat them on a quiet machine.
 
 mod data;
 mod decode;
+mod gpu;
 mod step;
 mod tokenize;
 
 pub use data::data;
 pub use decode::decode;
+pub use gpu::{Conformance, Extent, GpuError, GpuReport, gpu};
 pub use step::steps;
 pub use tokenize::{Tokenize, TokenizeRow, tokenize};
 
@@ -171,7 +173,7 @@ pub fn ops(
 
 /// What `esker bench NAME` takes.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode", "data", "tokenize"])
+    esker_kernels::bench::OPS.iter().map(|entry| entry.name).chain(["step", "decode", "data", "tokenize", "gpu"])
 }
 
 /// What stands above the rows.

@@ -4,7 +4,7 @@ pub mod data;
 pub mod fetch;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use esker_kernels::tensor::DType;
+use esker_kernels::{device, tensor::DType};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\
@@ -141,8 +141,8 @@ Example:
     /// Time the ops, whole training steps, decoding, or reading tokens
     #[command(after_help = "\
 WHAT is an op (matmul, attention, ...), `step` (whole training steps at four known shapes), `decode` (generation at the
-110M shape), `data` (rows of 2 GiB of token shards, written into the folder for temporary files), or nothing for all
-ops. A row of --json is one case.
+110M shape), `data` (rows of 2 GiB of token shards, written into the folder for temporary files), `gpu` (all that a
+card is asked: conformance, ceilings, ops, steps), or nothing for all ops. A row of --json is one case.
 
 Examples:
   esker bench matmul --case 768 --threads 1
@@ -167,12 +167,37 @@ pub struct Train {
     /// Go on with this run folder from its newest checkpoint
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
+    /// What computes: this machine, its first NVIDIA card, or a simulator of one (exact, and very slow)
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     /// Folder in which run folders are made
     #[arg(long, default_value = "runs", value_name = "DIR")]
     pub out: PathBuf,
     /// Print the outcome as one JSON object; progress goes to stderr
     #[arg(long)]
     pub json: bool,
+}
+
+/// What computes a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// This machine's cores
+    Cpu,
+    /// The first NVIDIA card
+    Cuda,
+    /// A simulator of a card, for tests of kernels
+    Sim,
+}
+
+impl Device {
+    /// As the kernels name it.
+    pub fn kind(self) -> device::Kind {
+        match self {
+            Device::Cpu => device::Kind::Cpu,
+            Device::Cuda => device::Kind::Cuda,
+            Device::Sim => device::Kind::Sim,
+        }
+    }
 }
 
 /// `esker plan`.
@@ -409,8 +434,14 @@ pub struct Parity {
 /// `esker bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// An op, `step`, `decode`, `data` or `tokenize`; all ops when left out
+    /// An op, `step`, `decode`, `data`, `tokenize` or `gpu`; all ops when left out
     pub what: Option<String>,
+    /// What computes; `gpu` takes the card unless it is `sim`
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
+    /// For `gpu`: the folder that takes gpu.json and gpu.txt
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub out: PathBuf,
     /// Only cases whose printed form contains this
     #[arg(long, default_value = "", value_name = "FILTER")]
     pub case: String,

@@ -2,8 +2,9 @@
 
 use crate::plan::size;
 use esker_kernels::{
-    Result,
+    DeviceError, Result as Done,
     device::Stream,
+    gpu::card,
     harness,
     ops::matmul::{self, Dims, Product, Put},
     peak::Peaks,
@@ -43,6 +44,8 @@ pub struct Found {
     pub memory_available_bytes: Option<u64>,
     /// Setting of the system's transparent huge pages.
     pub huge_pages: Option<String>,
+    /// NVIDIA cards, with what was measured on each; or why none is used.
+    pub cards: Result<Vec<Card>, String>,
     /// Measured ceilings.
     pub peaks: Peaks,
     /// A product of two 1024 x 1024 matrices, median.
@@ -59,8 +62,44 @@ pub struct Found {
     pub matmul_error_max: f64,
 }
 
+/// An NVIDIA card.
+#[derive(Debug, Serialize)]
+pub struct Card {
+    /// Marketing name.
+    pub name: String,
+    /// Compute capability, as 9.0.
+    pub capability: String,
+    /// Multiprocessors.
+    pub processors: u32,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Newest CUDA that the driver knows.
+    pub driver_cuda: String,
+    /// Measured on the first card alone.
+    pub peaks: Option<Peaks>,
+}
+
+/// The cards of this machine; the first one is measured.
+fn cards() -> Result<Vec<Card>, DeviceError> {
+    let mut cards: Vec<Card> = card::cards()?
+        .into_iter()
+        .map(|info| Card {
+            name: info.name,
+            capability: format!("{}.{}", info.capability.0, info.capability.1),
+            processors: info.processors,
+            memory_bytes: info.memory_bytes as u64,
+            driver_cuda: format!("{}.{}", info.driver_cuda / 1000, info.driver_cuda % 1000 / 10),
+            peaks: None,
+        })
+        .collect();
+    if let Some(first) = cards.first_mut() {
+        first.peaks = Some(Peaks::measure(&Stream::cuda(1)?)?);
+    }
+    Ok(cards)
+}
+
 /// Looks and measures; takes about three seconds.
-pub fn examine(s: &Stream) -> Result<Found> {
+pub fn examine(s: &Stream) -> Done<Found> {
     let peaks = Peaks::measure(s)?;
     let (f32_rate, matmul_error) = product(s, DType::F32)?;
     let (bf16_rate, _) = product(s, DType::Bf16)?;
@@ -79,6 +118,7 @@ pub fn examine(s: &Stream) -> Result<Found> {
         memory_bytes: kib(&meminfo, "MemTotal:"),
         memory_available_bytes: kib(&meminfo, "MemAvailable:"),
         huge_pages: thp.and_then(|t| Some(t.split_once('[')?.1.split_once(']')?.0.to_string())),
+        cards: cards().map_err(|e| e.to_string()),
         peaks,
         matmul_f32_gflop_per_s: f32_rate / 1e9,
         matmul_f32_share: f32_rate / peaks.f32_flops_per_s,
@@ -96,7 +136,7 @@ fn kib(meminfo: &str, key: &str) -> Option<u64> {
 }
 
 /// Rate of c = a·bᵀ, FLOPs a second, and the error of some of its entries.
-fn product(s: &Stream, dtype: DType) -> Result<(f64, f64)> {
+fn product(s: &Stream, dtype: DType) -> Done<(f64, f64)> {
     let (mut a, mut b) = (Tensor::alone(s, dtype, [N, N])?, Tensor::alone(s, dtype, [N, N])?);
     let (va, vb) = (harness::draw_as(dtype, 1, N * N), harness::draw_as(dtype, 2, N * N));
     a.set(&va);
@@ -141,6 +181,29 @@ impl std::fmt::Display for Found {
         let rate = |rate: f64, share: f64| format!("{rate:>7.0} GFLOP/s, {:.0} % of peak", 100.0 * share);
         writeln!(f, "matmul f32     {}", rate(self.matmul_f32_gflop_per_s, self.matmul_f32_share))?;
         writeln!(f, "matmul bf16    {}", rate(self.matmul_bf16_gflop_per_s, self.matmul_bf16_share))?;
+        match &self.cards {
+            Err(why) => writeln!(f, "card           {why}")?,
+            Ok(cards) => {
+                for c in cards {
+                    let memory = size(c.memory_bytes);
+                    let Card { name, capability, processors, driver_cuda, .. } = c;
+                    writeln!(
+                        f,
+                        "card           {name}, {capability}, {processors} processors, {memory}, driver for CUDA {driver_cuda}"
+                    )?;
+                    if let Some(p) = &c.peaks {
+                        let tflops = |rate: f64| rate / 1e12;
+                        writeln!(
+                            f,
+                            "               copy {:.0} GB/s read and written, matmul bf16 {:.1} TFLOP/s, f32 {:.1}",
+                            p.stream_bytes_per_s / 1e9,
+                            tflops(p.bf16_flops_per_s),
+                            tflops(p.f32_flops_per_s)
+                        )?;
+                    }
+                }
+            }
+        }
         writeln!(f, "matmul error   {:.1e} of {:.0e} allowed", self.matmul_error, self.matmul_error_max)
     }
 }

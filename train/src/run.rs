@@ -25,7 +25,7 @@ use esker_data::prefetch::Prefetch;
 use esker_data::tokenizer::Tokenizer;
 use esker_data::tokens::TokenSet;
 use esker_kernels::DeviceError;
-use esker_kernels::device::Stream;
+use esker_kernels::device::{Kind, Stream};
 use esker_kernels::peak::Peaks;
 use esker_kernels::tensor::Arena;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,8 @@ pub struct Options<'a> {
     pub stop: &'a AtomicBool,
     /// Measured ceilings of this machine, for `peak_share`.
     pub peaks: Option<Peaks>,
+    /// What computes the steps. Not part of the configuration: a run may go on elsewhere.
+    pub device: Kind,
 }
 
 /// What a run tells while it goes.
@@ -263,7 +265,7 @@ pub fn train(start: Start, options: &Options<'_>, sink: &mut Sink<'_>) -> Result
     folder::write(&folder.path().join("plan.json"), json.as_bytes())?;
     sink(Event::Planned { plan: &plan, folder: folder.path() });
     let opened = source::open(&run, folder.path())?;
-    let stream = Stream::cpu(run.train.threads)?;
+    let stream = Stream::open(options.device, run.train.threads)?;
     let trainer = Trainer::open(&stream, options, run, folder, opened, sink)?;
     stream.enter(|| trainer.run(sink))
 }

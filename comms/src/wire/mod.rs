@@ -16,7 +16,6 @@ mod say;
 
 pub use codec::{Canonical, Malformed};
 pub use manifest::{Checkpoint, Entry, Manifest, Reason, Reject, Sealed, Slot, Vote};
-pub(crate) use say::invitation;
 pub use say::{
     Attest, Ballot, Body, Close, Commit, Have, Join, Kind, Phase, Propose, Pull, Refuse, Reveal, Status, invite,
 };

@@ -49,6 +49,12 @@ pub fn steps(
     Ok(())
 }
 
+/// Steps of 124M parameters on `rows` rows of 1024 tokens.
+pub(super) fn of_124m(s: &Stream, peaks: &Peaks, rows: usize, dtype: DType, seconds: f64) -> Result<ModelRow> {
+    let config = llama(50_257, 1024, 768, 12, 12, 2048);
+    case(s, peaks, (&format!("gpt2-124M B{rows} T1024"), &config), (rows, 1024), dtype, seconds)
+}
+
 fn case(
     s: &Stream,
     peaks: &Peaks,

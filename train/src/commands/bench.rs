@@ -2,13 +2,19 @@
 
 use super::{Failure, print, print_json};
 use crate::{bench, cli};
-use esker_kernels::{device::Stream, peak::Peaks};
+use esker_kernels::{
+    device::{Kind, Stream},
+    peak::Peaks,
+};
 
 pub fn run(args: cli::Bench) -> Result<(), Failure> {
     if args.what.as_deref() == Some("tokenize") {
         return tokenize(&args);
     }
-    let stream = Stream::cpu(args.threads)?;
+    if args.what.as_deref() == Some("gpu") {
+        return gpu(&args);
+    }
+    let stream = Stream::open(args.device.kind(), args.threads)?;
     let peaks = Peaks::measure(&stream)?;
     let what = args.what.as_deref().unwrap_or("");
     let mut rows = 0;
@@ -40,6 +46,25 @@ pub fn run(args: cli::Bench) -> Result<(), Failure> {
     if rows == 0 {
         return Err(Failure::input(format!("no case of the bench contains {:?}", args.case))
             .help("leave --case out to see all of them"));
+    }
+    Ok(())
+}
+
+/// The card unless another device was named.
+fn gpu(args: &cli::Bench) -> Result<(), Failure> {
+    let (kind, extent) = match args.device {
+        cli::Device::Sim => (Kind::Sim, bench::Extent::SIM),
+        cli::Device::Cpu | cli::Device::Cuda => (Kind::Cuda, bench::Extent::CARD),
+    };
+    let stream = Stream::open(kind, args.threads)?;
+    let report = bench::gpu(&stream, extent, &args.out, |what| eprintln!("{what}"))?;
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&report.to_string())?
+    }
+    if !report.passes() {
+        return Err(Failure::check("an op does not conform on this device; the report names the case"));
     }
     Ok(())
 }

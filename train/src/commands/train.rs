@@ -13,7 +13,11 @@ use crate::{
 };
 use esker_data::loader::Scan;
 use esker_eval::{baseline, sample};
-use esker_kernels::{device::Stream, peak::Peaks, tensor::DType};
+use esker_kernels::{
+    device::{Kind as Device, Stream},
+    peak::Peaks,
+    tensor::DType,
+};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -49,11 +53,12 @@ struct Answer {
 pub fn run(args: cli::Train) -> Result<(), Failure> {
     let (start, threads) = start(&args)?;
     watch_signals();
-    let peaks = peaks(threads)?;
+    let device = args.device.kind();
+    let peaks = peaks(device, threads)?;
     let out = if args.json { Out::Stderr } else { Out::Stdout };
     let mut progress = Progress::new(out);
     let mut reports = Reports { folder: None, last: None };
-    let options = Options { stop: &STOP, peaks: Some(peaks) };
+    let options = Options { stop: &STOP, peaks, device };
     let outcome = run::train(start, &options, &mut |event: Event<'_>| {
         progress.on(&event);
         reports.on(&event);
@@ -112,9 +117,13 @@ fn watch_signals() {
     }
 }
 
-fn peaks(threads: usize) -> Result<Peaks, Failure> {
-    let stream = Stream::cpu(threads)?;
-    Ok(Peaks::measure(&stream)?)
+/// Ceilings of the device; a simulator has none.
+fn peaks(device: Device, threads: usize) -> Result<Option<Peaks>, Failure> {
+    if device == Device::Sim {
+        return Ok(None);
+    }
+    let stream = Stream::open(device, threads)?;
+    Ok(Some(Peaks::measure(&stream)?))
 }
 
 /// Keeps the run's report fresh.

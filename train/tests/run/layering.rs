@@ -5,7 +5,8 @@ use std::path::Path;
 
 /// A crate and the crates of this workspace that it may use.
 const PICTURE: &[(&str, &[&str])] = &[
-    ("kernels", &[]),
+    ("ptx-sim", &[]),
+    ("kernels", &["esker-ptx-sim"]),
     ("data", &[]),
     ("model", &["esker-kernels"]),
     ("eval", &["esker-data", "esker-kernels", "esker-model"]),

@@ -4,6 +4,7 @@ mod benchmarks;
 mod bits;
 mod checkpoints;
 mod configs;
+mod device;
 mod kill;
 mod layering;
 mod memory;

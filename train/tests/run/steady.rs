@@ -1,6 +1,7 @@
 //! Nothing allocates inside a step: a counting allocator watches from one step's event to another's, lines included.
 
 use crate::tiny;
+use esker_kernels::device::Kind;
 use esker_train::run::{self, Event, Options, Start};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
@@ -57,7 +58,7 @@ fn child() {
         let sets = [sets.as_slice(), &["validation.every_steps=0", "train.steps=12"]].concat();
         let start = Start::New { run: place.run(&sets), out: place.out() };
         let flag = AtomicBool::new(false);
-        let options = Options { stop: &flag, peaks: None };
+        let options = Options { stop: &flag, peaks: None, device: Kind::Cpu };
         let mut seen = [0; 13];
         run::train(start, &options, &mut |event: Event<'_>| {
             if let Event::Step(row) = event {

@@ -2,6 +2,7 @@
 
 use esker_data::pack::{self, PackOptions, Split};
 use esker_data::tokenizer::Tokenizer;
+use esker_kernels::device::Kind;
 use esker_train::config::{self, Run};
 use esker_train::metrics::{self, StepRow};
 use esker_train::run::{self, Event, Options, Outcome, Start, TrainError};
@@ -105,8 +106,13 @@ impl Place {
 
 /// Trains and lets it stop after `stop` steps; 0 lets it end.
 pub fn train(start: Start, stop: u64) -> Result<Outcome, TrainError> {
+    train_on(Kind::Cpu, start, stop)
+}
+
+/// [`train`] on some device.
+pub fn train_on(device: Kind, start: Start, stop: u64) -> Result<Outcome, TrainError> {
     let flag = AtomicBool::new(false);
-    let options = Options { stop: &flag, peaks: None };
+    let options = Options { stop: &flag, peaks: None, device };
     run::train(start, &options, &mut |event: Event<'_>| {
         if let Event::Step(row) = event
             && row.step == stop
