@@ -154,6 +154,13 @@ Examples:
 Example:
   esker doctor")]
     Doctor(Doctor),
+    /// Show in the terminal what a process of a shared run is doing
+    #[command(after_help = "\
+ADDR is where the process shows its page (its --page). The same, and more, is at http://ADDR/ and http://ADDR/metrics.
+
+Example:
+  esker watch 127.0.0.1:9600")]
+    Watch(Watch),
 }
 
 /// `esker train`.
@@ -480,6 +487,17 @@ pub struct Doctor {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `esker watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Where the process shows its page, as 127.0.0.1:9600
+    #[arg(value_name = "ADDR")]
+    pub addr: std::net::SocketAddr,
+    /// Print once and end, as where stdout is no terminal
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Arithmetic a user may ask for.

@@ -24,6 +24,7 @@ pub mod bench;
 pub mod cli;
 pub mod commands;
 pub mod doctor;
+pub mod live;
 pub mod parity;
 pub mod progress;
 pub mod report;

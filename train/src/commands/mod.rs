@@ -16,6 +16,7 @@ mod serve;
 mod tasks;
 mod tokenize;
 mod train;
+mod watch;
 
 use crate::cli::Command;
 use esker_kernels::DeviceError;
@@ -39,6 +40,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Parity(args) => parity::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Watch(args) => watch::run(args),
     }
 }
 
