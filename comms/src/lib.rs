@@ -8,6 +8,9 @@ mod hash;
 mod key;
 mod spec;
 
+pub mod round;
+pub mod sim;
+pub mod state;
 pub mod wire;
 
 pub use hash::{Hash, NotHex};

@@ -16,6 +16,7 @@ mod say;
 
 pub use codec::{Canonical, Malformed};
 pub use manifest::{Checkpoint, Entry, Manifest, Reason, Reject, Sealed, Slot, Vote};
+pub(crate) use say::invitation;
 pub use say::{
     Attest, Ballot, Body, Close, Commit, Have, Join, Kind, Phase, Propose, Pull, Refuse, Reveal, Status, invite,
 };
@@ -165,3 +166,6 @@ impl Message {
         self.bytes.last_chunk::<64>().copied().map(Signature)
     }
 }
+
+#[cfg(test)]
+mod tests;

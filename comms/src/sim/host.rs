@@ -1,0 +1,101 @@
+//! One simulated process: a machine, its disk, its links, and how it lies.
+
+use super::work::{How, Rng};
+use crate::round::{Machine, Record, Time};
+use crate::state::Tree;
+use crate::{Hash, Key, PeerId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How a peer lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// Its updates are made so.
+    Update(How),
+    /// It sends another's update of the round before under its own name.
+    Copy,
+    /// Its updates are made from the state at the start.
+    Stale,
+    /// It signs two commits and tells half of the validators each.
+    Equivocate,
+    /// It commits and never gives.
+    Withhold,
+    /// Its updates are of the right length and mean nothing, and its messages do not decode.
+    Garbage,
+}
+
+impl Script {
+    /// All scripts, in turn.
+    pub const ALL: [Script; 10] = [
+        Script::Update(How::SignFlip),
+        Script::Update(How::Huge),
+        Script::Update(How::Noise),
+        Script::Update(How::Zeros),
+        Script::Update(How::Nan),
+        Script::Copy,
+        Script::Stale,
+        Script::Equivocate,
+        Script::Withhold,
+        Script::Garbage,
+    ];
+}
+
+/// A state with its hashes.
+#[derive(Clone)]
+pub(super) struct State {
+    pub values: Arc<Vec<f32>>,
+    pub tree: Arc<Tree>,
+    pub root: Hash,
+}
+
+/// What outlives a kill.
+pub(super) struct Disk {
+    pub journal: Vec<Record>,
+    pub round: u64,
+    pub state: State,
+    pub snapshots: BTreeMap<u64, State>,
+    pub blobs: BTreeSet<Hash>,
+}
+
+/// A process and what is around it.
+pub(super) struct Node {
+    pub key: Key,
+    pub id: PeerId,
+    pub machine: Option<Machine>,
+    pub disk: Disk,
+    pub train: bool,
+    pub liar: Option<Script>,
+    /// Which life this is; what was meant for an earlier one is lost.
+    pub life: u32,
+    /// Gone for ever.
+    pub gone: bool,
+    /// This node's clock is ahead by so much.
+    pub offset: Time,
+    pub latency: Time,
+    pub train_ms: Time,
+    pub up_free: Time,
+    pub down_free: Time,
+    pub links: BTreeSet<usize>,
+    /// One's own updates not shown yet.
+    pub hidden: BTreeSet<Hash>,
+    pub orders: u64,
+    /// The round when the state was first the newest one, for newcomers.
+    pub level_at: Option<u64>,
+    pub counted: bool,
+    pub last_applied: u64,
+    pub rng: Rng,
+}
+
+impl Node {
+    /// Whether this node gives that blob to anybody.
+    pub fn gives(&self, blob: &Hash) -> bool {
+        self.machine.is_some() && self.disk.blobs.contains(blob) && !self.hidden.contains(blob)
+    }
+
+    /// A state of this root, now or in a snapshot.
+    pub fn state_of(&self, root: &Hash) -> Option<&State> {
+        self.machine.as_ref()?;
+        let mut states = std::iter::once(&self.disk.state).chain(self.disk.snapshots.values());
+        states.find(|s| s.root == *root)
+    }
+}
