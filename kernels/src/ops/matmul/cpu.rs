@@ -2,7 +2,8 @@
 //!
 //! The work is done in *phases*: some rows of A, some columns of B and some k are packed into the scratch that lanes
 //! share, all lanes packing; then c is cut into pieces, and a piece multiplies its panels, one block of k after another.
-//! Where c has few columns A is not shared: pieces read its rows where they lie, or pack their own.
+//! An f32 A whose rows run fast, as in tn, is read where it lies; so are the rows of A where c has few columns, or pieces
+//! pack their own.
 //! B's panel of a block lies in L1 and L2 while the piece's panels of A are multiplied by it. Bounds of phases and
 //! pieces follow from the sizes alone.
 
@@ -104,7 +105,7 @@ struct Phase<'a> {
 /// Where pieces find A.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// Where it lies: tiles read its rows.
+    /// Where it lies: tiles read it there.
     Lie,
     /// Each piece packs its own rows into its lane's scratch, to be used at once.
     Own,
@@ -114,10 +115,12 @@ enum How {
 
 impl How {
     fn new(kern: &Kernel, a: Operand<'_>, n: usize, grain: usize) -> How {
-        if n > COLS_FEW {
-            How::Shared
-        } else if kern.lies_ready(a, grain) {
+        // Rows pay where c has few columns, an A that lies across always: its words come as the tile takes them.
+        let pays = a.major == Major::Outer || n <= COLS_FEW;
+        if pays && kern.lies_ready(a, grain) {
             How::Lie
+        } else if n > COLS_FEW {
+            How::Shared
         } else {
             How::Own
         }
@@ -181,7 +184,7 @@ const COLS_CUT: usize = 1024;
 
 /// Columns up to which packing A for all pieces first does not pay: too few products share what was packed. A piece
 /// then is as wide as c, and packs nothing twice. With 288 columns, one core of a Zen 4 gained 3 to 8 % in f32; with 768
-/// it gained nothing.
+/// it gained nothing. (A tn, whose A is not packed at all, gained 3 to 10 %.)
 const COLS_FEW: usize = 512;
 
 /// Any form, at any level that the CPU has.
@@ -350,7 +353,7 @@ impl Phase<'_> {
             let k = self.blocks.range(block);
             let here = self.a.from(self.rows.start + r.start, k.start);
             let a = match self.how {
-                How::Lie => Left::Rows(here),
+                How::Lie => Left::Lying(here),
                 How::Own => {
                     self.kern.pack_a(here, rows, k.len(), own);
                     Left::Panels(own)
@@ -464,43 +467,48 @@ mod tests {
         }
     }
 
-    /// A product that takes several phases has the bits of one that takes one.
+    /// A product that takes several phases has the bits of one that takes one, wherever A is found.
     #[test]
     fn phases_do_not_show() {
         let pool = Pool::new(2).unwrap();
         let (m, n, k) = (70, 70, 1700);
         let (a, b) = (draw(1, m * k), draw(2, n * k));
         let half = |x: &[f32]| -> Vec<bf16> { x.iter().map(|&x| bf16::from_f32(x)).collect() };
-        let (a, b) = (half(&a), half(&b));
-        for level in Level::ALL {
-            if level > simd::detected() {
-                continue;
-            }
-            let kern = kernel(level, Precision::Bf16);
-            let operand = |x| Operand { data: In::Bf16(x), ld: k, major: Major::K };
-            let run = |how: How, for_b: usize, rest: usize| {
-                let mut wide = vec![1f32; m * n];
-                let mut short = vec![bf16::NAN; m * n];
-                for (out, put) in [(Out::F32(&mut wide), Put::Add), (Out::Bf16(&mut short), Put::Set)] {
-                    let (c, _) = Target::of(out, put);
-                    let blocks = Blocks::new(kern, k, k);
-                    let (over, rows, cols) = (0..blocks.count, 0..m, 0..n);
-                    let (a, b) = (operand(&a), operand(&b));
-                    let pack_a = true;
-                    let phase = Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, how, pack_a, wait: None };
-                    phase.in_chunks(&pool, &mut vec![0; for_b], &mut vec![0; rest]);
+        let (half_a, half_b) = (half(&a), half(&b));
+        let rows = |data| Operand { data, ld: k, major: Major::K };
+        let across = |data, ld| Operand { data, ld, major: Major::Outer };
+        let kinds = [
+            (Precision::Bf16, rows(In::Bf16(&half_a)), rows(In::Bf16(&half_b))),
+            (Precision::F32, across(In::F32(&a), m), across(In::F32(&b), n)),
+        ];
+        for level in Level::ALL.into_iter().filter(|&level| level <= simd::detected()) {
+            for (precision, a, b) in kinds {
+                let kern = kernel(level, precision);
+                let run = |how: How, for_b: usize, rest: usize| {
+                    let mut wide = vec![1f32; m * n];
+                    let mut short = vec![bf16::NAN; m * n];
+                    for (out, put) in [(Out::F32(&mut wide), Put::Add), (Out::Bf16(&mut short), Put::Set)] {
+                        let (c, _) = Target::of(out, put);
+                        let blocks = Blocks::new(kern, k, k);
+                        let (over, rows, cols) = (0..blocks.count, 0..m, 0..n);
+                        let pack_a = true;
+                        let phase =
+                            Phase { kern, blocks, over, rows, cols, a, b, c, ldc: n, put, how, pack_a, wait: None };
+                        phase.in_chunks(&pool, &mut vec![0; for_b], &mut vec![0; rest]);
+                    }
+                    (wide, short)
+                };
+                let once = run(How::Shared, 1 << 18, 1 << 18);
+                for how in [How::Lie, How::Own, How::Shared] {
+                    if how == How::Lie && !kern.lies_ready(a, k) {
+                        continue;
+                    }
+                    // Columns and rows in several phases, all k in each.
+                    assert_eq!(run(how, 1 << 18, 30 * k), once, "{level:?} {precision:?} {how:?} by rows");
+                    // Two blocks at a time, some thirty rows packed, and fewer than seventy waiting.
+                    let scratch = 2 * 30 * 2 * 384;
+                    assert_eq!(run(how, 2 * 96 * 384, scratch), once, "{level:?} {precision:?} {how:?} by blocks");
                 }
-                (wide, short)
-            };
-            let once = run(How::Shared, 1 << 18, 1 << 18);
-            for how in [How::Lie, How::Own, How::Shared] {
-                if how == How::Lie && !kern.lies_ready(operand(&a), k) {
-                    continue;
-                }
-                // Columns and rows in several phases, all k in each.
-                assert_eq!(run(how, 1 << 18, 30 * k), once, "{level:?} {how:?} by rows");
-                // Two blocks at a time, some thirty rows packed, and fewer than seventy waiting.
-                assert_eq!(run(how, 2 * 96 * 384, 2 * 30 * 2 * 384), once, "{level:?} {how:?} by blocks");
             }
         }
     }

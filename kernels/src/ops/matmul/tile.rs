@@ -138,6 +138,9 @@ type Tile = unsafe fn(steps: usize, a: *const u32, b: *const u32, dest: Dest, ld
 type TileRows =
     unsafe fn(steps: usize, a: (*const u32, usize), b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize);
 
+/// As [`TileRows`], but word `i` of step `t` lies at `t * a.1 + i` from `a.0` on.
+type TileAcross = TileRows;
+
 /// Multiplies up to four rows of A by up to four columns of B, both with k fast: `sums[i][j]` for the first rows and
 /// columns asked for. The k are dealt out to the lanes of a vector, and the lanes added at the end.
 ///
@@ -158,6 +161,7 @@ pub(crate) struct Kernel {
     pack_b: Pack,
     tile: Tile,
     tile_rows: Option<TileRows>,
+    tile_across: Option<TileAcross>,
     dots: Dots,
 }
 
@@ -165,8 +169,8 @@ pub(crate) struct Kernel {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Left<'a> {
     Panels(&'a [u32]),
-    /// Rows where they lie; see [`Kernel::lies_ready`].
-    Rows(Operand<'a>),
+    /// Where it lies; see [`Kernel::lies_ready`].
+    Lying(Operand<'a>),
 }
 
 /// The kernel that `level` uses for products in `precision`. The CPU must have that level.
@@ -210,17 +214,20 @@ impl Kernel {
         n.next_multiple_of(self.nr) * self.steps(k)
     }
 
-    /// Whether tiles may read rows of A where they lie, `k` being summed in runs of a multiple of eight from the start
-    /// on: k runs fast, elements need no rounding, none is left without its pair, and the rows of a tile do not meet in
-    /// a few sets of the L1 cache, as they do when they lie a multiple of 2 KiB apart.
+    /// Whether tiles may read A where it lies, k being summed in runs of a multiple of eight from the start on: elements
+    /// need no rounding, no k is left without its pair, and what a tile reads does not meet in a few sets of the L1
+    /// cache, as it does when rows lie a multiple of 2 KiB apart.
     pub(crate) fn lies_ready(&self, a: Operand<'_>, k: usize) -> bool {
         let bytes = match a.data {
             In::F32(_) if self.pair == 1 => 4,
             In::Bf16(_) if self.pair == 2 => 2,
             _ => return false,
         };
-        let whole = k.is_multiple_of(self.pair) && a.ld.is_multiple_of(self.pair);
-        self.tile_rows.is_some() && a.major == Major::K && whole && !(a.ld * bytes).is_multiple_of(2048)
+        let can = match a.major {
+            Major::K => self.tile_rows.is_some() && k.is_multiple_of(self.pair) && a.ld.is_multiple_of(self.pair),
+            Major::Outer => self.tile_across.is_some(),
+        };
+        can && !(a.ld * bytes).is_multiple_of(2048)
     }
 
     /// Packs `m` rows of A into the head of `out`.
@@ -294,18 +301,23 @@ impl Kernel {
         ldc: usize,
     ) {
         debug_assert!(b.len() >= n.next_multiple_of(self.nr) * steps);
-        let rows_of_a = match a {
+        let lying = match a {
             Left::Panels(a) => {
                 debug_assert!(a.len() >= m.next_multiple_of(self.mr) * steps);
                 None
             }
-            Left::Rows(a) => {
+            Left::Lying(a) => {
                 a.check(m, steps * self.pair);
                 let start = match a.data {
                     In::F32(x) => x.as_ptr().cast::<u32>(),
                     In::Bf16(x) => x.as_ptr().cast(),
                 };
-                Some((self.tile_rows.expect("matmul: rows where they lie"), start, a.ld / self.pair))
+                // The tile, where A starts, its words from a row (or step) to the next, and from a tile's row to the next.
+                let (tile, row) = match a.major {
+                    Major::K => (self.tile_rows, a.ld / self.pair),
+                    Major::Outer => (self.tile_across, 1),
+                };
+                Some((tile.expect("matmul: A where it lies"), start, a.ld / self.pair, row))
             }
         };
         for j in (0..n).step_by(self.nr) {
@@ -314,12 +326,12 @@ impl Kernel {
                 // SAFETY: `kernel` gave this table for a level that the CPU has; the rest is the caller's promise.
                 unsafe {
                     let (dest, b) = (dest.at(i, j, ldc), b.as_ptr().add(j * steps));
-                    match (rows_of_a, a) {
-                        (Some((tile, a, lda)), _) => tile(steps, (a.add(i * lda), lda), b, dest, ldc, rows, cols),
+                    match (lying, a) {
+                        (Some((tile, a, lda, row)), _) => tile(steps, (a.add(i * row), lda), b, dest, ldc, rows, cols),
                         (None, Left::Panels(a)) => {
                             (self.tile)(steps, a.as_ptr().add(i * steps), b, dest, ldc, rows, cols)
                         }
-                        (None, Left::Rows(_)) => unreachable!("matmul: rows where they lie"),
+                        (None, Left::Lying(_)) => unreachable!("matmul: A where it lies"),
                     }
                 }
             }

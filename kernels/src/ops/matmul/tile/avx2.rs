@@ -15,6 +15,7 @@ pub(super) static F32: Kernel = Kernel {
     pack_b: pack::<NR, false>,
     tile,
     tile_rows: None,
+    tile_across: None,
     dots: dots::<false>,
 };
 
