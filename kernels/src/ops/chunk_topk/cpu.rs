@@ -1,9 +1,10 @@
-//! On the host: a piece is a few neighbouring chunks; each is copied into L1, worked on there, and written back.
+//! On the host: a piece is a few neighbouring chunks, each worked on where it lies.
 
 use super::{
-    CHUNK, Compress, Fold, Grid, Mean, Tile,
+    CHUNK, Compress, Fold, Grid, Mean,
     record::{Codec, Picks, Spec, Table, decode, encode},
-    select::{Candidates, largest},
+    scan::Chunk,
+    select::Picker,
 };
 use crate::{
     ops::cast::element::per_level,
@@ -11,10 +12,10 @@ use crate::{
     simd::Level,
     tensor::Tensor,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Chunks of a piece: neighbours in a row of tiles, so that a page that is open serves several.
-const PIECE: usize = 16;
+const PIECE: usize = 32;
 
 pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compress<'_>) -> bool {
     let bytes = a.update.bytes_mut();
@@ -24,11 +25,11 @@ pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Com
     }
     let delta = a.delta.as_ref().map(|d| (d.anchor.f32(), d.theta.f32()));
     let (e, bytes) = (Parts::new(a.e.f32_mut()), Parts::new(bytes));
-    each_chunk(pool, level, grid, spec, a.beta, &e, delta, &bytes, |tile, x, picks| put_back(grid, tile, &e, x, picks))
+    each_chunk(pool, level, grid, spec, a.beta, &e, delta, &bytes, put_back)
 }
 
 /// Brings `e` up to date, picks the largest of each chunk and writes its record, with an empty table where a codec has
-/// one; then calls `after(tile, x, picks)` with what the record decodes to. Returns whether all that was picked is
+/// one; then calls `after(chunk, picks)` with what the record decodes to. Returns whether all that was picked is
 /// finite.
 fn each_chunk(
     pool: &Pool,
@@ -39,29 +40,34 @@ fn each_chunk(
     e: &Parts<'_, f32>,
     delta: Option<(&[f32], &[f32])>,
     bytes: &Parts<'_, u8>,
-    after: impl Fn(Tile, &[f32], &Picks) + Sync,
+    after: impl Fn(&Chunk<'_>, &Picks) + Sync,
 ) -> bool {
     let chunks = grid.chunks();
-    let finite = AtomicBool::new(true);
+    let (finite, hint) = (AtomicBool::new(true), AtomicU32::new(f32::NAN.to_bits()));
     pool.run(chunks.div_ceil(PIECE), |piece, _| {
-        let (mut x, mut candidates, mut picks) = ([0.0; CHUNK], Candidates::new(), Picks::new());
-        for chunk in piece * PIECE..chunks.min((piece + 1) * PIECE) {
-            let tile = grid.tile(chunk);
-            let x = &mut x[..tile.len()];
-            take_in(level, grid, tile, e, delta, beta, x);
-            if chunk + 1 < chunks {
-                fetch_ahead(grid, grid.tile(chunk + 1), e, delta);
+        // What the lanes tell each other changes how long it takes, not what is found.
+        let mut picker = Picker::new(level, f32::from_bits(hint.load(Ordering::Relaxed)));
+        let mut picks = Picks::new();
+        for i in piece * PIECE..chunks.min((piece + 1) * PIECE) {
+            let (tile, next) = (grid.tile(i), grid.tile((i + 1).min(chunks - 1)));
+            let ahead = next.start(grid.stride()).wrapping_sub(tile.start(grid.stride()));
+            let chunk = Chunk { tile, stride: grid.stride(), e, delta, beta, ahead };
+            picks.len = spec.kept(tile.len());
+            picker.largest(&chunk, &mut picks.places[..picks.len]);
+            for (value, &place) in picks.values.iter_mut().zip(&picks.places[..picks.len]) {
+                // SAFETY: an element of this piece's own chunk.
+                *value = unsafe { e.window(chunk.place(usize::from(place)), 1)[0] };
             }
-            pick(level, spec, x, &mut candidates, &mut picks);
-            if picks.values[..picks.len].iter().any(|v| !v.is_finite()) {
+            if !picks.values[..picks.len].iter().fold(true, |all, v| all & v.is_finite()) {
                 finite.store(false, Ordering::Relaxed);
             }
-            let at = grid.record_at(spec, chunk);
+            let at = grid.record_at(spec, i);
             // SAFETY: records of different chunks do not overlap.
             let record = unsafe { bytes.window(at, spec.record_bytes(tile.len())) };
             encode(level, spec, tile.len(), Table::default(), &mut picks, record);
-            after(tile, x, &picks);
+            after(&chunk, &picks);
         }
+        hint.store(picker.guess().to_bits(), Ordering::Relaxed);
     });
     finite.into_inner()
 }
@@ -73,7 +79,7 @@ fn compress_by_table(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compr
     let delta = a.delta.as_ref().map(|d| (d.anchor.f32(), d.theta.f32()));
     let (e, bytes) = (a.e.f32_mut(), a.update.bytes_mut());
     let parts = (Parts::new(e), Parts::new(bytes));
-    let finite = each_chunk(pool, level, grid, spec, a.beta, &parts.0, delta, &parts.1, |_, _, _| ());
+    let finite = each_chunk(pool, level, grid, spec, a.beta, &parts.0, delta, &parts.1, |_, _| ());
     let mut picks = Picks::new();
     let table = {
         let (e, bytes) = (&*e, &*bytes);
@@ -90,7 +96,7 @@ fn compress_by_table(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compr
         let (tile, at) = (grid.tile(chunk), grid.record_at(spec, chunk));
         encode(level, spec, tile.len(), table, &mut picks, &mut bytes[at..at + spec.record_bytes(tile.len())]);
         for (i, d) in picks.iter() {
-            e[place(grid, tile, i)] -= d;
+            e[tile.place(grid.stride(), i)] -= d;
         }
     }
     finite
@@ -102,7 +108,7 @@ fn sent(grid: Grid, spec: Spec, chunk: usize, e: &[f32], bytes: &[u8], picks: &m
     let record = &bytes[at..at + spec.record_bytes(tile.len())];
     decode(spec, tile.len(), Table::default(), record, picks).expect("chunk_topk: a record of our own");
     for i in 0..picks.len {
-        picks.values[i] = e[place(grid, tile, usize::from(picks.places[i]))];
+        picks.values[i] = e[tile.place(grid.stride(), usize::from(picks.places[i]))];
     }
 }
 
@@ -125,62 +131,7 @@ fn table(mut sweep: impl FnMut(&mut dyn FnMut(f32))) -> Table {
     table
 }
 
-/// Where element `i` of a tile lies in the tensor.
-fn place(grid: Grid, tile: Tile, i: usize) -> usize {
-    (tile.row + i / tile.cols) * grid.stride() + tile.col + i % tile.cols
-}
-
-/// Brings a chunk of `e` up to date and copies it into `x`.
-fn take_in(
-    level: Level,
-    grid: Grid,
-    tile: Tile,
-    e: &Parts<'_, f32>,
-    delta: Option<(&[f32], &[f32])>,
-    beta: f32,
-    x: &mut [f32],
-) {
-    for (row, x) in x.chunks_exact_mut(tile.cols).enumerate() {
-        let at = (tile.row + row) * grid.stride() + tile.col;
-        // SAFETY: rows of different tiles do not overlap, and a tile has one piece.
-        let e = unsafe { e.window(at, tile.cols) };
-        match delta {
-            Some((anchor, theta)) => add(level, e, &anchor[at..at + tile.cols], &theta[at..at + tile.cols], beta, x),
-            None => x.copy_from_slice(e),
-        }
-    }
-}
-
-/// Asks for the next tile while this one is worked on: the machine's own guesses start anew with every row.
-fn fetch_ahead(grid: Grid, tile: Tile, e: &Parts<'_, f32>, delta: Option<(&[f32], &[f32])>) {
-    #[cfg(target_arch = "x86_64")]
-    for row in 0..tile.rows {
-        let at = (tile.row + row) * grid.stride() + tile.col;
-        for col in (0..tile.cols).step_by(16) {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            // SAFETY: a hint; it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(e.at(at + col).cast_const().cast()) };
-            if let Some((anchor, theta)) = delta {
-                // SAFETY: as above.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(anchor[at + col..].as_ptr().cast());
-                    _mm_prefetch::<_MM_HINT_T1>(theta[at + col..].as_ptr().cast());
-                }
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (grid, tile, e, delta);
-}
-
 per_level! {
-    fn add[](e: &mut [f32], anchor: &[f32], theta: &[f32], beta: f32, x: &mut [f32]) {
-        for i in 0..e.len() {
-            e[i] = beta * e[i] + (anchor[i] - theta[i]);
-            x[i] = e[i];
-        }
-    }
-
     fn outer[](sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
         for i in 0..sum.len() {
             anchor[i] -= alpha * (sum[i] / count[i]);
@@ -189,20 +140,11 @@ per_level! {
     }
 }
 
-/// The largest of a chunk: places and values.
-fn pick(level: Level, spec: Spec, x: &[f32], candidates: &mut Candidates, picks: &mut Picks) {
-    picks.len = spec.kept(x.len());
-    largest(level, x, picks.len, candidates, &mut picks.places);
-    for (value, &place) in picks.values.iter_mut().zip(&picks.places[..picks.len]) {
-        *value = x[usize::from(place)];
-    }
-}
-
-/// Takes what was sent out of `e`, whose chunk `x` is.
-fn put_back(grid: Grid, tile: Tile, e: &Parts<'_, f32>, x: &[f32], picks: &Picks) {
+/// Takes what was sent out of a chunk.
+fn put_back(chunk: &Chunk<'_>, picks: &Picks) {
     for (i, d) in picks.iter() {
-        // SAFETY: an element of this piece's own tile.
-        unsafe { e.window(place(grid, tile, i), 1)[0] = x[i] - d };
+        // SAFETY: an element of this piece's own chunk.
+        unsafe { chunk.e.window(chunk.place(i), 1)[0] -= d };
     }
 }
 

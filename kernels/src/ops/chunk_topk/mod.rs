@@ -24,6 +24,7 @@ pub(crate) mod cpu;
 mod gpu;
 pub mod record;
 pub mod reference;
+mod scan;
 pub(crate) mod select;
 
 use crate::{
@@ -62,6 +63,23 @@ impl Tile {
     #[allow(clippy::len_without_is_empty)]
     pub fn len(self) -> usize {
         self.rows * self.cols
+    }
+
+    /// Where its first element lies in a tensor whose rows are `stride` apart.
+    pub(crate) fn start(self, stride: usize) -> usize {
+        self.row * stride + self.col
+    }
+
+    /// Where its element `i` lies.
+    #[inline(always)]
+    pub(crate) fn place(self, stride: usize, i: usize) -> usize {
+        // Nearly all chunks are whole, and a division takes longer than all else that is done for an element.
+        let (row, col) = match (self.rows, self.cols) {
+            (1, _) => (0, i),
+            (_, SIDE) => (i / SIDE, i % SIDE),
+            (_, cols) => (i / cols, i % cols),
+        };
+        self.start(stride) + row * stride + col
     }
 }
 

@@ -27,7 +27,10 @@
 //! Records come from strangers: [`check`] takes any bytes, and says what is wrong. Sources: Elias 1974 and Fano 1971
 //! (places); Cover 1973 (rank of a set); the quantiser as `one-covenant/templar` 2.1.28 has it.
 
-use super::{CHUNK, Grid, select::kth};
+use super::{
+    CHUNK, Grid,
+    select::{kth, magnitude, reaching},
+};
 use crate::simd::Level;
 
 /// Values that share two levels.
@@ -248,7 +251,7 @@ pub(crate) fn encode(simd: Level, spec: Spec, n: usize, table: Table, picks: &mu
             for (start, size) in groups(k) {
                 let values = &mut picks.values[start..start + size];
                 let larger = largest(simd, values, size / LARGER);
-                let (low, high) = level_bytes(values, larger);
+                let (low, high) = level_bytes(simd, values, larger);
                 to.put(rank(larger), rank_bits(size));
                 to.put(u64::from(low), 8);
                 to.put(u64::from(high), 8);
@@ -304,18 +307,28 @@ fn write_places(n: usize, places: &[u16], to: &mut Writer<'_>) {
     if k == n {
         return;
     }
-    let l = low_bits(n, k);
-    let mut marks = [0u64; 2 * CHUNK / 64];
+    let (l, bits) = (low_bits(n, k), mark_bits(n, k));
+    let (mut word, mut start) = (0, 0);
     for (i, &place) in places.iter().enumerate() {
         let mark = usize::from(place >> l) + i;
-        marks[mark / 64] |= 1 << (mark % 64);
+        while mark >= start + 64 {
+            to.put(word, 64);
+            (word, start) = (0, start + 64);
+        }
+        word |= 1 << (mark % 64);
     }
-    let bits = mark_bits(n, k);
-    for (i, &word) in marks[..bits.div_ceil(64)].iter().enumerate() {
-        to.put(word, 64.min(bits - 64 * i));
+    while start < bits {
+        to.put(word, 64.min(bits - start));
+        (word, start) = (0, start + 64);
     }
-    for &place in places {
-        to.put(u64::from(place) & ((1 << l) - 1), l);
+    let low = |place: u16| u64::from(place) & ((1 << l) - 1);
+    let mut fours = places.chunks_exact(4);
+    for four in &mut fours {
+        let [a, b, c, d] = [low(four[0]), low(four[1]), low(four[2]), low(four[3])];
+        to.put(a | b << l | c << (2 * l) | d << (3 * l), 4 * l);
+    }
+    for &place in fours.remainder() {
+        to.put(low(place), l);
     }
 }
 
@@ -373,16 +386,51 @@ fn level(byte: u8) -> f32 {
     if byte == 0 { 0.0 } else { f32::from_bits((u32::from(byte) + (98 << 3)) << 20) }
 }
 
-/// The bytes of the two levels of a group: the means of the magnitudes outside and inside of the set.
-fn level_bytes(values: &[f32], larger: u64) -> (u8, u8) {
+/// Sums of the magnitudes outside and inside of the set: value i goes to lane i mod 8, lanes are added in pairs.
+fn level_sums(level: Level, values: &[f32], larger: u64) -> [f32; 2] {
     let mut sums = [[0.0f32; 8]; 2];
-    for (i, v) in values.iter().enumerate() {
-        sums[(larger >> i & 1) as usize][i % 8] += v.abs();
+    match values.as_chunks::<8>() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level says that the CPU has the instructions.
+        (eights, []) if level >= Level::Avx512 => unsafe { add_avx512(eights, larger, &mut sums) },
+        _ => {
+            let _ = level;
+            for (i, v) in values.iter().enumerate() {
+                sums[(larger >> i & 1) as usize][i % 8] += v.abs();
+            }
+        }
     }
+    sums.map(|s| {
+        let four = [s[0] + s[4], s[1] + s[5], s[2] + s[6], s[3] + s[7]];
+        (four[0] + four[2]) + (four[1] + four[3])
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+fn add_avx512(values: &[[f32; 8]], larger: u64, sums: &mut [[f32; 8]; 2]) {
+    use std::arch::x86_64::*;
+    let (mut outside, mut inside) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    for (i, eight) in values.iter().enumerate() {
+        let larger = (larger >> (8 * i)) as u8;
+        // SAFETY: eight values.
+        let v = unsafe { _mm256_loadu_ps(eight.as_ptr()) };
+        let v = _mm256_andnot_ps(_mm256_set1_ps(-0.0), v);
+        outside = _mm256_mask_add_ps(outside, !larger, outside, v);
+        inside = _mm256_mask_add_ps(inside, larger, inside, v);
+    }
+    // SAFETY: eight sums each.
+    unsafe {
+        _mm256_storeu_ps(sums[0].as_mut_ptr(), outside);
+        _mm256_storeu_ps(sums[1].as_mut_ptr(), inside);
+    }
+}
+
+/// The bytes of the two levels of a group: the means of the magnitudes outside and inside of the set.
+fn level_bytes(level: Level, values: &[f32], larger: u64) -> (u8, u8) {
+    let sums = level_sums(level, values, larger);
     let within = larger.count_ones() as usize;
-    let mean = |lanes: [f32; 8], count: usize| {
-        let four = [lanes[0] + lanes[4], lanes[1] + lanes[5], lanes[2] + lanes[6], lanes[3] + lanes[7]];
-        let sum = (four[0] + four[2]) + (four[1] + four[3]);
+    let mean = |sum: f32, count: usize| {
         // NaN and infinity are caught before anything is sent; here they only must not stop.
         if count == 0 || !sum.is_finite() { 0.0 } else { sum / count as f32 }
     };
@@ -398,13 +446,18 @@ fn largest(level: Level, values: &[f32], h: usize) -> u64 {
         return 0;
     }
     let mut bits = [0u32; GROUP];
-    for (b, v) in bits.iter_mut().zip(values) {
-        *b = v.to_bits() & !(1 << 31);
+    for (b, &v) in bits.iter_mut().zip(values) {
+        *b = magnitude(v);
     }
     let bits = &bits[..values.len()];
     let kth = kth(level, bits, h);
-    let marks = |of: &dyn Fn(u32) -> bool| bits.iter().enumerate().fold(0, |set, (i, &b)| set | u64::from(of(b)) << i);
-    let (mut set, mut equal) = (marks(&|b| b > kth), marks(&|b| b == kth));
+    let reached = reaching(level, bits, kth);
+    if reached.count_ones() as usize == h {
+        return reached;
+    }
+    // Magnitudes have no top bit, so one more is a number.
+    let mut set = reaching(level, bits, kth + 1);
+    let mut equal = reached & !set;
     while (set.count_ones() as usize) < h {
         set |= equal & equal.wrapping_neg();
         equal &= equal - 1;

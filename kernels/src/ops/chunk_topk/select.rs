@@ -1,14 +1,21 @@
-//! The k largest magnitudes of a chunk, exactly, in two passes over values that lie in L1.
+//! The k largest magnitudes of a chunk, exactly.
 //!
-//! ① Where k ≤ 64 (or 128), the smallest of 64 (128) lane-wise maxima is a lower bound of the k-th largest: at least
-//!   that many values reach it. Else the bound is zero.
-//! ② What reaches the bound (some 260 of 4096 normal values for k = 64) is copied out with its place.
-//! ③ The k-th largest of these, bit by bit from the top of its magnitude: the largest T that k values reach.
+//! ① A floor that at least k values reach. What the last chunk's k-th largest was says where to look: a guess an eighth
+//!   below it, taken on trust in the pass that reads the chunk ([`super::scan`]), lets some 130 of 4096 normal values
+//!   through for k = 64. Where fewer than k reach it, or far more, the chunk is copied and read twice more: where
+//!   k ≤ 64 (or 128), the smallest of 64 (128) lane-wise maxima is such a floor; else it is zero.
+//! ② What reaches the floor is copied out with its place.
+//! ③ Of these, bit by bit from the top of its magnitude, the largest T that k values reach; the first that just k reach
+//!   does as well.
 //! ④ What exceeds T is taken, and of what equals it the first.
 //!
-//! Magnitudes are compared as the bits of |x|, which order like the numbers; NaN lies above infinity.
+//! So a guess changes how long it takes, never what is found. Magnitudes are compared as the bits of |x|, which order
+//! like the numbers; NaN lies above infinity.
 
-use super::CHUNK;
+use super::{
+    CHUNK,
+    scan::{Chunk, scan},
+};
 use crate::{ops::cast::element::per_level, simd::Level};
 
 /// Values that may be among the largest, with room for a whole vector past the end.
@@ -21,10 +28,62 @@ impl Candidates {
     pub fn new() -> Candidates {
         Candidates { magnitudes: [0; CHUNK + 16], places: [0; CHUNK + 16] }
     }
+
+    /// Room for four from `at` on.
+    #[inline(always)]
+    pub fn four(&mut self, at: usize) -> (&mut [u32; 4], &mut [u32; 4]) {
+        let four = at..at + 4;
+        let (magnitudes, places) = (&mut self.magnitudes[four.clone()], &mut self.places[four]);
+        (magnitudes.try_into().expect("four"), places.try_into().expect("four"))
+    }
 }
 
-/// Writes the places of the `k` largest of `x`, ascending.
-pub(crate) fn largest(level: Level, x: &[f32], k: usize, c: &mut Candidates, places: &mut [u16]) {
+/// Finds the largest of one chunk after another.
+pub(crate) struct Picker {
+    level: Level,
+    /// Where to look; no number when nothing is known.
+    guess: f32,
+    candidates: Candidates,
+    x: [f32; CHUNK],
+}
+
+impl Picker {
+    /// `guess` is that of another picker, or NaN.
+    pub fn new(level: Level, guess: f32) -> Picker {
+        Picker { level, guess, candidates: Candidates::new(), x: [0.0; CHUNK] }
+    }
+
+    /// For a picker that goes on from here.
+    pub fn guess(&self) -> f32 {
+        self.guess
+    }
+
+    /// Brings a chunk up to date and writes the places of its largest elements, as many as `places` holds, ascending.
+    pub(super) fn largest(&mut self, chunk: &Chunk<'_>, places: &mut [u16]) {
+        let (n, k) = (chunk.tile.len(), places.len());
+        // A small chunk, or one of which much is taken, tells little of the next.
+        let (level, c, guessing) = (self.level, &mut self.candidates, n >= 512 && 8 * k <= n);
+        let floor = if guessing { magnitude(self.guess) } else { u32::MAX };
+        let count = scan(level, chunk, floor, c);
+        let kth = if (k..=8 * k).contains(&count) {
+            among(level, c, count, places)
+        } else {
+            let x = &mut self.x[..n];
+            for (row, x) in x.chunks_exact_mut(chunk.tile.cols).enumerate() {
+                // SAFETY: chunks do not overlap, and each has one piece.
+                x.copy_from_slice(unsafe { chunk.e.window(chunk.place(row * chunk.tile.cols), x.len()) });
+            }
+            largest(level, x, c, places)
+        };
+        if guessing {
+            self.guess = 0.875 * f32::from_bits(kth);
+        }
+    }
+}
+
+/// Writes the places of the largest of `x`, ascending, and returns a number that these alone reach or exceed.
+fn largest(level: Level, x: &[f32], c: &mut Candidates, places: &mut [u16]) -> u32 {
+    let k = places.len();
     assert!(x.len() <= CHUNK && k <= x.len(), "chunk_topk: {k} of {}", x.len());
     let bound = match k {
         ..=64 if x.len() >= 256 => bound_64(level, x),
@@ -32,12 +91,24 @@ pub(crate) fn largest(level: Level, x: &[f32], k: usize, c: &mut Candidates, pla
         _ => 0,
     };
     let count = collect(level, x, bound, c);
-    let kth = kth(level, &c.magnitudes[..count], k);
-    pick(&c.magnitudes[..count], &c.places[..count], kth, &mut places[..k]);
+    among(level, c, count, places)
+}
+
+/// As [`largest`], of `count` candidates.
+fn among(level: Level, c: &Candidates, count: usize, places: &mut [u16]) -> u32 {
+    let (magnitudes, all) = (&c.magnitudes[..count], &c.places[..count]);
+    let kth = kth(level, magnitudes, places.len());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the level says that the CPU has the instructions.
+    if level >= Level::Avx512 && unsafe { pick_avx512(magnitudes, all, kth, places) } {
+        return kth;
+    }
+    pick(magnitudes, all, kth, places);
+    kth
 }
 
 #[inline(always)]
-fn magnitude(x: f32) -> u32 {
+pub(crate) fn magnitude(x: f32) -> u32 {
     x.to_bits() & !(1 << 31)
 }
 
@@ -62,7 +133,7 @@ per_level! {
     }
 }
 
-/// The `k`-th largest of `magnitudes`.
+/// The `k`-th largest of `magnitudes`, or a number between it and the next that is less.
 pub(crate) fn kth(level: Level, magnitudes: &[u32], k: usize) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx512 {
@@ -73,7 +144,7 @@ pub(crate) fn kth(level: Level, magnitudes: &[u32], k: usize) -> u32 {
     bit_by_bit(magnitudes, k, |next| magnitudes.iter().map(|&m| u32::from(m >= next)).sum::<u32>() as usize)
 }
 
-/// The largest number that `k` of them reach; `reach` counts.
+/// The largest number that `k` of them reach, or the first met that just `k` reach; `reach` counts.
 #[inline(always)]
 fn bit_by_bit(magnitudes: &[u32], k: usize, reach: impl Fn(u32) -> usize) -> u32 {
     // Bits above the first in which two magnitudes differ are known.
@@ -82,8 +153,12 @@ fn bit_by_bit(magnitudes: &[u32], k: usize, reach: impl Fn(u32) -> usize) -> u32
     let mut kth = if open == 32 { 0 } else { all >> open << open };
     for bit in (0..open).rev() {
         let next = kth | 1 << bit;
-        if reach(next) >= k {
+        let reached = reach(next);
+        if reached >= k {
             kth = next;
+        }
+        if reached == k {
+            break;
         }
     }
     kth
@@ -93,15 +168,46 @@ fn bit_by_bit(magnitudes: &[u32], k: usize, reach: impl Fn(u32) -> usize) -> u32
 #[target_feature(enable = "avx512f,popcnt")]
 fn kth_avx512(magnitudes: &[u32], k: usize) -> u32 {
     use std::arch::x86_64::*;
+    let (blocks, rest) = magnitudes.as_chunks::<16>();
+    let there = ((1u32 << rest.len()) - 1) as u16;
+    // SAFETY: `there` keeps the load inside the rest.
+    let rest = unsafe { _mm512_maskz_loadu_epi32(there, rest.as_ptr().cast()) };
+    let one = _mm512_set1_epi32(1);
     bit_by_bit(magnitudes, k, |next| {
-        let (floor, mut count) = (_mm512_set1_epi32(next as i32), 0);
-        let mut blocks = magnitudes.chunks_exact(16);
-        for block in &mut blocks {
+        let floor = _mm512_set1_epi32(next as i32);
+        // What is not there is zero, which `next` is not.
+        let mut count = _mm512_maskz_mov_epi32(_mm512_cmpge_epu32_mask(rest, floor), one);
+        for block in blocks {
             // SAFETY: sixteen values.
             let m = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
-            count += _mm512_cmpge_epu32_mask(m, floor).count_ones() as usize;
+            // Counted in lanes: to fetch each mask from its register takes longer than to compare.
+            count = _mm512_mask_add_epi32(count, _mm512_cmpge_epu32_mask(m, floor), count, one);
         }
-        count + blocks.remainder().iter().filter(|&&m| m >= next).count()
+        _mm512_reduce_add_epi32(count) as usize
+    })
+}
+
+/// Which of up to 64 magnitudes reach `floor`, a bit each.
+pub(crate) fn reaching(level: Level, magnitudes: &[u32], floor: u32) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 {
+        // SAFETY: the level says that the CPU has the instructions.
+        return unsafe { reaching_avx512(magnitudes, floor) };
+    }
+    let _ = level;
+    magnitudes.iter().enumerate().fold(0, |set, (i, &m)| set | u64::from(m >= floor) << i)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn reaching_avx512(magnitudes: &[u32], floor: u32) -> u64 {
+    use std::arch::x86_64::*;
+    magnitudes.chunks(16).enumerate().fold(0, |set, (i, block)| {
+        let there = (u32::from(u16::MAX) >> (16 - block.len())) as u16;
+        // SAFETY: `there` keeps the load inside the block.
+        let m = unsafe { _mm512_maskz_loadu_epi32(there, block.as_ptr().cast()) };
+        let reach = _mm512_mask_cmpge_epu32_mask(there, m, _mm512_set1_epi32(floor as i32));
+        set | u64::from(reach) << (16 * i)
     })
 }
 
@@ -180,6 +286,32 @@ fn collect_avx2(x: &[f32], bound: u32, c: &mut Candidates) -> usize {
     collect_from(x, x.len() / 8 * 8, bound, c, count)
 }
 
+/// What reaches `kth`, if `places` has room for just so many; says whether it has.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
+fn pick_avx512(magnitudes: &[u32], all: &[u32], kth: u32, places: &mut [u16]) -> bool {
+    use std::arch::x86_64::*;
+    let mut found = 0;
+    for (block, all) in magnitudes.chunks(16).zip(all.chunks(16)) {
+        let there = (u32::from(u16::MAX) >> (16 - block.len())) as u16;
+        // SAFETY: `there` keeps the loads inside the blocks.
+        let (m, all) = unsafe {
+            (
+                _mm512_maskz_loadu_epi32(there, block.as_ptr().cast()),
+                _mm512_maskz_loadu_epi32(there, all.as_ptr().cast()),
+            )
+        };
+        let reach = _mm512_mask_cmpge_epu32_mask(there, m, _mm512_set1_epi32(kth as i32));
+        let more = reach.count_ones() as usize;
+        let Some(to) = places.get_mut(found..found + more) else { return false };
+        let taken = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(reach, all));
+        // SAFETY: as many as `to` has.
+        unsafe { _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), ((1u32 << more) - 1) as u16, taken) };
+        found += more;
+    }
+    found == places.len()
+}
+
 /// What exceeds `kth`, and of what equals it as many of the first as there is room for.
 fn pick(magnitudes: &[u32], all: &[u32], kth: u32, places: &mut [u16]) {
     let above: u32 = magnitudes.iter().map(|&m| u32::from(m > kth)).sum();
@@ -223,7 +355,7 @@ mod tests {
                 for k in [1, 2, n / 64, n / 32, n / 7, n].map(|k| k.clamp(1, n)) {
                     for level in simd::Level::ALL.into_iter().filter(|&l| l <= simd::detected()) {
                         let mut places = vec![0; k];
-                        largest(level, &x, k, &mut c, &mut places);
+                        largest(level, &x, &mut c, &mut places);
                         assert_eq!(places, sorted(&x, k), "n {n} k {k} {}", level.name());
                     }
                 }
