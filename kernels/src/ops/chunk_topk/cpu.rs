@@ -15,7 +15,7 @@ use crate::{
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Chunks of a piece: neighbours in a row of tiles, so that a page that is open serves several.
-const PIECE: usize = 32;
+const PIECE: usize = 16;
 
 pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compress<'_>) -> bool {
     let bytes = a.update.bytes_mut();

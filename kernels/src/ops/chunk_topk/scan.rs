@@ -3,8 +3,8 @@
 //! Nothing is copied: elements are read once, in runs of up to 64 neighbours (a row of a tile, a piece of a vector). A
 //! good floor (see [`super::select::Picker`]) lets through twice as many elements as are wanted, two or three a run.
 //!
-//! The next chunk is fetched meanwhile, since the machine's own guesses start anew with every row. (To fetch half of it
-//! later, between what is done with the candidates, gained nothing on a Zen 4 for a vector and lost a third for a matrix.)
+//! The same line of the next chunk is fetched after each, since the machine's own guesses start anew with every row. (To
+//! fetch a run before it is read, or half of a chunk later, cost a matrix half as much time again on a Zen 4.)
 
 use super::{
     Tile,
@@ -34,17 +34,6 @@ impl Chunk<'_> {
     pub fn place(&self, i: usize) -> usize {
         self.tile.place(self.stride, i)
     }
-
-    /// Fetches the run of the next chunk that stands where this one's `from` does.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn fetch_run(&self, from: *const f32) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        for col in (0..RUN.min(self.tile.cols)).step_by(16) {
-            // SAFETY: a hint; it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(self.ahead + col).cast()) };
-        }
-    }
 }
 
 /// e ← β·e + (a − θ), where there is a delta; notes what then reaches `floor`, in order, and returns how many.
@@ -54,6 +43,8 @@ pub(super) fn scan(level: Level, chunk: &Chunk<'_>, floor: u32, to: &mut Candida
         // SAFETY: the level says that the CPU has the instructions.
         return unsafe { scan_avx512(chunk, floor, to) };
     }
+    // The compiler's loops leave fetching to the machine.
+    let _ = chunk.ahead;
     scan_plain(level, chunk, floor, to)
 }
 
@@ -91,13 +82,17 @@ fn run_avx512<const WHOLE: bool>(chunk: &Chunk<'_>, e: &mut [f32], delta: Option
     let mut mask = 0;
     for i in (0..len).step_by(16) {
         let there = if WHOLE { u16::MAX } else { ((1u32 << (len - i).min(16)) - 1) as u16 };
-        // SAFETY: `there` keeps loads and the store inside the run.
+        // SAFETY: `there` keeps loads and the store inside the run; a fetch ahead reads nothing.
         unsafe {
             let at = e.as_mut_ptr().add(i);
+            let fetch = |from: *const f32| _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(chunk.ahead).cast());
             let mut x = _mm512_maskz_loadu_ps(there, at);
+            fetch(at);
             if let Some((anchor, theta)) = delta {
                 let (a, t) = (anchor.as_ptr().add(i), theta.as_ptr().add(i));
                 let moved = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, a), _mm512_maskz_loadu_ps(there, t));
+                fetch(a);
+                fetch(t);
                 x = _mm512_add_ps(_mm512_mul_ps(beta, x), moved);
                 _mm512_mask_storeu_ps(at, there, x);
             }
@@ -119,14 +114,6 @@ fn walk(chunk: &Chunk<'_>, to: &mut Candidates, run: impl Fn(&mut [f32], Option<
             let here = start + col..start + tile.cols.min(col + RUN);
             // SAFETY: chunks do not overlap, and each has one piece.
             let e = unsafe { chunk.e.window(here.start, here.len()) };
-            #[cfg(target_arch = "x86_64")]
-            {
-                chunk.fetch_run(e.as_ptr());
-                if let Some((anchor, theta)) = chunk.delta {
-                    chunk.fetch_run(anchor[here.start..].as_ptr());
-                    chunk.fetch_run(theta[here.start..].as_ptr());
-                }
-            }
             let mut mask = run(e, chunk.delta.map(|(a, t)| (&a[here.clone()], &t[here.clone()])));
             let (first, mut next) = ((row * tile.cols + col) as u32, count);
             count += mask.count_ones() as usize;
