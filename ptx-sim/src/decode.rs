@@ -8,6 +8,7 @@
 
 mod alu;
 mod data;
+mod hopper;
 mod sync;
 mod tensor;
 
@@ -50,6 +51,8 @@ impl Dec<'_> {
             | "selp" | "slct" => self.alu(),
             "mov" | "cvt" | "cvta" | "isspacep" | "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu"
             | "createpolicy" | "discard" | "applypriority" => self.data(),
+            "mbarrier" | "wgmma" | "mapa" | "getctarank" | "setmaxnreg" => self.hopper(),
+            "cp" if self.opcode.contains(".bulk") => self.bulk(),
             "cp" if matches!(self.mods.first(), Some(Some(m)) if m == "async") => self.cp_async(),
             "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => self.tensor(),
             "bra" | "brx" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar" | "fence" | "shfl" | "vote"

@@ -6,19 +6,28 @@
 
 mod alu;
 mod barrier;
+mod bulk;
 mod collective;
 mod convert;
 mod copy;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod warp;
+mod watch;
+mod wgmma;
+
+use std::collections::HashMap;
 
 use crate::fault::{Fault, FaultKind, Step, Stop};
 use crate::ir::{Fill, Inst, Kernel, Op, Special, Width};
 use crate::memory::Memory;
+use crate::race::{GlobalShadow, Races};
 use crate::report::{LineReport, Report};
 use crate::window;
 use barrier::Barrier;
+use bulk::Job;
+use mbarrier::MbarState;
 use warp::{LANES, Warp};
 
 /// The shape of a launch, as the host gives it to the driver.
@@ -82,10 +91,15 @@ pub fn launch(kernel: &Kernel, memory: &mut Memory, shape: Launch<'_>, options: 
         plan,
         params: shape.params,
         counters: options.counters,
+        delays: delays(options.seed),
+        products: 0,
         rng: Rng::new(options.seed),
         report: Report::default(),
         counts: vec![0; kernel.code.len()],
         lines: vec![LineReport::default(); if options.counters { kernel.code.len() } else { 0 }],
+        pc: 0,
+        races: None,
+        shadow: GlobalShadow::new(watch::grains(kernel).1),
     };
     run_grid(&mut x, options)?;
     Ok(x.finish())
@@ -162,15 +176,38 @@ pub(crate) struct Context<'a> {
     pub params: &'a [u8],
     pub counters: bool,
     pub rng: Rng,
+    /// How late copies inwards, copies outwards and products of warpgroups may be.
+    delays: [u32; 3],
+    /// Multiply-adds of warpgroups.
+    pub products: u64,
     pub report: Report,
     /// How often each instruction ran.
     counts: Vec<u64>,
     pub lines: Vec<LineReport>,
+    /// The instruction that runs.
+    pub pc: u32,
+    /// The race check of the cluster that runs.
+    pub races: Option<Box<Races>>,
+    /// And of device memory.
+    pub shadow: GlobalShadow,
+}
+
+/// Each kind of engine is prompt, quick, slow or as late as can be, on its own: drawn from the seed.
+fn delays(seed: u64) -> [u32; 3] {
+    let mut rng = Rng::new(seed ^ 0xD31A);
+    let copies = [0, 40, 1500, 1 << 20];
+    [copies[rng.below(4) as usize], copies[rng.below(4) as usize], [0, 2, 1 << 20][rng.below(3) as usize]]
 }
 
 impl Context<'_> {
+    /// How late the next of that kind is, in instructions.
+    pub fn delay(&mut self, kind: usize) -> u64 {
+        u64::from(self.rng.below(self.delays[kind] + 1))
+    }
+
     fn finish(mut self) -> Report {
         let r = &mut self.report;
+        r.macs += self.products;
         for (inst, &n) in self.kernel.code.iter().zip(&self.counts) {
             r.instructions += n;
             match &inst.op {
@@ -178,9 +215,14 @@ impl Context<'_> {
                     r.tensor += n;
                     r.macs += n * u64::from(m.k) * 128;
                 }
-                Op::Ld(_) | Op::St(_) | Op::Atom(_) | Op::CpAsync(_) | Op::LdMatrix(_) | Op::StMatrix(_) => {
-                    r.memory += n
-                }
+                Op::Wgmma(_) => r.tensor += n,
+                Op::Bulk(_)
+                | Op::Ld(_)
+                | Op::St(_)
+                | Op::Atom(_)
+                | Op::CpAsync(_)
+                | Op::LdMatrix(_)
+                | Op::StMatrix(_) => r.memory += n,
                 Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap => r.control += n,
                 Op::Warp { .. } | Op::Bar(_) | Op::Fence { .. } | Op::CpCommit | Op::CpWait { .. } | Op::Nanosleep => {
                     r.sync += n;
@@ -227,12 +269,21 @@ pub(crate) struct Cta {
     pub barriers: [Barrier; 16],
     /// Warps that have not ended.
     pub live_warps: u32,
+    pub mbars: HashMap<u64, MbarState>,
 }
 
 /// A cluster while it runs.
 pub(crate) struct Cluster {
     pub ctas: Vec<Cta>,
     pub warps: Vec<Warp>,
+    /// Its race check while another cluster runs.
+    races: Option<Box<Races>>,
+    /// Copies on their way.
+    jobs: Vec<Job>,
+    /// Instructions its warps have run.
+    tick: u64,
+    /// How often its barrier has opened.
+    cluster_phase: u64,
 }
 
 /// Turns of a cluster before the next one is started beside it.
@@ -258,12 +309,15 @@ fn run_grid(x: &mut Context<'_>, options: &Options) -> Result<(), Fault> {
             let at = [(n % cx) as u32, (n / cx % cy) as u32, (n / cx / cy) as u32];
             let mut c = spare.take().unwrap_or_else(|| Cluster::new(x));
             c.start(x, at);
+            c.watch(x, options.checks, started);
             running.push(c);
             started += 1;
         }
         let mut i = 0;
         while i < running.len() {
+            std::mem::swap(&mut x.races, &mut running[i].races);
             let (n, done) = running[i].run(x, PATIENCE)?;
+            std::mem::swap(&mut x.races, &mut running[i].races);
             ran += n;
             if done {
                 spare = Some(running.swap_remove(i));
@@ -288,12 +342,26 @@ impl Cluster {
             written: vec![0; p.shared as usize / 64 + 1],
             barriers: Default::default(),
             live_warps: 0,
+            mbars: HashMap::new(),
         };
         let warp = || Warp::new(k.rows, k.preds, k.local_bytes as usize);
         Cluster {
             ctas: (0..p.blocks).map(|_| cta()).collect(),
             warps: (0..p.blocks * p.warps).map(|_| warp()).collect(),
+            races: None,
+            jobs: Vec::new(),
+            tick: 0,
+            cluster_phase: 0,
         }
+    }
+
+    /// Starts its race check, if one is wanted; `number` tells it from other clusters.
+    fn watch(&mut self, x: &Context<'_>, checks: Checks, number: u64) {
+        let p = &x.plan;
+        self.races = (checks == Checks::Races).then(|| {
+            let grain = watch::grains(x.kernel).0;
+            Box::new(Races::new(p.blocks as usize, p.warps as usize, p.shared as usize, grain, number))
+        });
     }
 
     /// Sets every block, warp and register to its start, at cluster `at` of the grid.
@@ -307,7 +375,9 @@ impl Cluster {
             cta.written.fill(0);
             cta.barriers = Default::default();
             cta.live_warps = p.warps;
+            cta.mbars.clear();
         }
+        (self.tick, self.cluster_phase) = (0, 0);
         for (i, w) in self.warps.iter_mut().enumerate() {
             let (cta, id) = (i / p.warps as usize, i as u32 % p.warps);
             let left = p.threads - id * LANES as u32;
@@ -322,19 +392,40 @@ impl Cluster {
         let mut ran = 0;
         let count = self.warps.len() as u32;
         while ran < limit {
+            self.late(x, false)?;
             let first = x.rng.below(count);
             let next = (0..count).map(|i| ((first + i) % count) as usize).find(|&i| self.warps[i].runnable());
             let Some(i) = next else {
                 if self.warps.iter().all(|w| w.live == 0) {
-                    return Ok((ran, true));
+                    return self.left_over(x).map(|()| (ran, true));
+                }
+                if self.late(x, true)? {
+                    continue;
                 }
                 return Err(self.deadlock(x));
             };
             // Mostly long turns, which are fast; sometimes very short ones.
             let turn = 4 << x.rng.below(8);
-            ran += self.turn(x, i, turn)?;
+            let n = self.turn(x, i, turn)?;
+            ran += n;
+            self.tick += n;
         }
         Ok((ran, false))
+    }
+
+    /// Lets copies arrive that are due, or any one.
+    fn late(&mut self, x: &mut Context<'_>, any: bool) -> Result<bool, Fault> {
+        if self.jobs.is_empty() {
+            return Ok(false);
+        }
+        self.deliver(x, any).map_err(|(warp, pc, stop)| self.fault(x, warp, pc, *stop))
+    }
+
+    /// Blocks may not end before their copies.
+    fn left_over(&mut self, x: &Context<'_>) -> Result<(), Fault> {
+        let Some(job) = self.jobs.first() else { return Ok(()) };
+        let stop = Stop::misuse(job.lane, "the block ends with a bulk copy on its way");
+        Err(self.fault(x, job.warp, job.pc, *stop))
     }
 
     /// Runs warp `i` for at most `turn` instructions.
@@ -351,6 +442,7 @@ impl Cluster {
             let m = w.mask & w.pred(inst.guard);
             w.pc = pc + 1;
             x.counts[pc as usize] += 1;
+            x.pc = pc;
             ran += 1;
             if m == 0 || alu::run(w, &inst.op, m) {
                 continue;
@@ -371,7 +463,7 @@ impl Cluster {
             Op::Bra { target } => branch(w, x, pc, m, *target),
             Op::Ld(a) => memory::load(w, &mut self.ctas, x, a, m, pc)?,
             Op::St(a) => memory::store(w, &mut self.ctas, x, a, m, pc)?,
-            Op::Warp { op, mask } => return collective::run(w, op, *mask, m, pc),
+            Op::Warp { op, mask } => return collective::run(w, x, op, *mask, m, pc),
             Op::LdMatrix(a) => matrix::load(w, &mut self.ctas, x, a, m, pc)?,
             Op::StMatrix(a) => matrix::store(w, &mut self.ctas, x, a, m, pc)?,
             Op::Mma(a) => matrix::multiply(w, a, m)?,
@@ -380,7 +472,7 @@ impl Cluster {
             Op::CpAsync(a) => copy::issue(w, &mut self.ctas, x, a, m, pc)?,
             Op::CpCommit => w.copies.commit(m),
             Op::CpWait { left } => copy::wait(w, &mut self.ctas, x, m, *left)?,
-            Op::Bar(b) => return self.bar(i, pc, b, m),
+            Op::Bar(b) => return self.bar(x, i, pc, b, m),
             Op::Brx { idx, targets } => branch_table(w, *idx, targets, m)?,
             Op::Cvta { space, to, wide, d, a } => memory::cvta(w, m, *space, *to, *wide, *d, *a)?,
             Op::IsSpace { space, d, a } => memory::is_space(w, m, *space, *d, a)?,
@@ -397,12 +489,33 @@ impl Cluster {
                 let active = w.mask;
                 w.set32(*d, m, &[active; LANES]);
             }
+            Op::Mbar(b) => return self.mbarrier(x, i, pc, b, m),
+            Op::Bulk(b) => self.bulk(x, i, b, m)?,
+            Op::BulkCommit => w.groups.commit(m),
+            Op::BulkWait { left } => self.bulk_wait(x, i, m, *left)?,
+            Op::Wgmma(g) => self.wgmma(x, i, pc, g, m)?,
+            Op::WgCommit => self.wg_commit(i, m)?,
+            Op::WgWait { left } => return self.wg_wait(x, i, pc, *left, m),
+            Op::ClusterArrive { release } => self.cluster_arrive(x, i, m, *release)?,
+            Op::ClusterWait => return self.cluster_wait(x, i, pc, m),
+            Op::Mapa { wide, generic, d, a, rank } => memory::mapa(w, x, m, *wide, *generic, *d, a, *rank)?,
+            Op::GetRank { generic, d, a } => memory::rank_of(w, m, *generic, *d, a),
             Op::Exit => {
+                self.bulk_exit(i, m)?;
+                let w = &mut self.warps[i];
                 w.exit(m);
-                self.exited(i)?;
+                self.exited(x, i)?;
             }
             Op::Trap => return Err(Stop::new(m.trailing_zeros(), FaultKind::Trap)),
             Op::Nanosleep => return Ok(false),
+            Op::Fence { proxy } => {
+                let (at, live) = (watch::index(&x.plan, w), w.live);
+                match (&mut x.races, proxy) {
+                    (Some(r), false) => r.fence(at, m, live),
+                    (Some(r), true) => r.clocks.proxy_fence(at, m, live),
+                    (None, _) => {}
+                }
+            }
             _ => {}
         }
         Ok(true)

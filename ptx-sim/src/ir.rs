@@ -557,8 +557,131 @@ pub(crate) struct CpAsync {
     pub src_bytes: Option<Row>,
 }
 
+/// What an instruction does with an mbarrier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum MbarOp {
+    Init {
+        count: Row,
+    },
+    Inval,
+    /// `state`: where the phase's token goes.
+    Arrive {
+        count: Option<Row>,
+        expect: Option<Row>,
+        drop: bool,
+        state: Option<Row>,
+    },
+    Expect {
+        bytes: Row,
+    },
+    Complete {
+        bytes: Row,
+    },
+    /// Waits for the phase of a parity, or of a token; a mere test answers at once.
+    Wait {
+        p: Option<u16>,
+        phase: Row,
+        parity: bool,
+        test: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Mbar {
+    pub op: MbarOp,
+    pub space: Space,
+    pub addr: Addr,
+}
+
+/// The arithmetic of a bulk reduction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reduce {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Inc,
+    Dec,
+}
+
+/// Where a bulk copy goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Way {
+    /// Into shared memory, completing on an mbarrier; of several blocks if a mask says so.
+    In { mbar: Addr, mask: Option<Row> },
+    /// From shared memory of this block to that of another.
+    Across { mbar: Addr },
+    /// Out to device memory, in a group of the thread's.
+    Out { reduce: Option<(Reduce, Option<Num>)> },
+}
+
+/// A copy by the TMA: of a box of a tensor, or of plain bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Bulk {
+    pub way: Way,
+    pub shared: Addr,
+    pub global: Addr,
+    /// Coordinates of the box, innermost first; none for plain bytes.
+    pub coords: Box<[Row]>,
+    pub bytes: Option<Row>,
+}
+
+/// Where `wgmma` finds A.
+#[derive(Clone, Debug)]
+pub(crate) enum OperandA {
+    Shared(Row),
+    Registers(Box<[Row]>),
+}
+
+/// `wgmma.mma_async`: D[64, n] = A[64, k] · B[k, n] + D, by four warps.
+#[derive(Clone, Debug)]
+pub(crate) struct Wgmma {
+    pub elem: Elem,
+    pub n: u32,
+    pub k: u32,
+    pub d: Box<[Row]>,
+    pub a: OperandA,
+    pub b: Row,
+    /// Without it D starts at zero.
+    pub add: PSrc,
+    pub negate: [bool; 2],
+    /// A and B lie in memory with their rows or columns, not k, together.
+    pub trans: [bool; 2],
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
+    Mbar(Box<Mbar>),
+    Bulk(Box<Bulk>),
+    BulkCommit,
+    BulkWait {
+        left: u32,
+    },
+    Wgmma(Box<Wgmma>),
+    WgFence,
+    WgCommit,
+    WgWait {
+        left: u32,
+    },
+    ClusterArrive {
+        release: bool,
+    },
+    ClusterWait,
+    /// The address of `a` in block `rank` of the cluster.
+    Mapa {
+        wide: bool,
+        generic: bool,
+        d: Row,
+        a: Addr,
+        rank: Row,
+    },
+    GetRank {
+        generic: bool,
+        d: Row,
+        a: Addr,
+    },
     Mov {
         w: Width,
         d: Row,

@@ -4,6 +4,7 @@
 //! memory nobody wrote, steps outside of an allocation, races, or waits for ever ends in a [`Fault`] that names the
 //! instruction and the thread. The README says what is modelled and what is not.
 
+mod clock;
 mod decode;
 mod exec;
 mod fault;
@@ -12,7 +13,9 @@ mod ir;
 mod lex;
 mod memory;
 mod parse;
+mod race;
 mod report;
+mod tensor_map;
 mod window;
 
 pub use exec::{Checks, Launch, Options, launch};
@@ -21,3 +24,4 @@ pub use ir::{Kernel, Param};
 pub use memory::{Memory, OutOfRange};
 pub use parse::{Module, ParseError};
 pub use report::{LineReport, Report};
+pub use tensor_map::{BadMap, Element, Swizzle, TensorMap};

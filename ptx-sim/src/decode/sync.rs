@@ -75,6 +75,17 @@ impl Dec<'_> {
             self.count(1)?;
             return Ok(Op::Warp { op: WarpOp::Sync, mask: self.src(0, 32)? });
         }
+        if self.take("cluster") {
+            self.count(0)?;
+            self.take("aligned");
+            if self.take("arrive") {
+                self.take("release");
+                return Ok(Op::ClusterArrive { release: !self.take("relaxed") });
+            }
+            self.must(&[("wait", ())])?;
+            self.take("acquire");
+            return Ok(Op::ClusterWait);
+        }
         self.take("cta");
         self.take("aligned");
         if self.take("sync") || self.take("arrive") {

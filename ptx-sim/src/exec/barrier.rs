@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::warp::Warp;
-use super::{Cluster, LANES};
+use super::{Cluster, Context, LANES, watch};
 use crate::fault::{Step, Stop};
 use crate::ir::{Bar, BarRed};
 
@@ -15,6 +15,12 @@ use crate::ir::{Bar, BarRed};
 pub(crate) enum Wait {
     /// The block's barrier `id`; counted once all lanes of the warp are there.
     Bar { id: u32, count: Option<u32>, red: Option<(BarRed, u32)>, counted: bool },
+    /// A phase of the mbarrier at `offset` of block `cta`, told by its parity or its token; `p` hears of its end.
+    Mbar { cta: usize, offset: u64, awaited: u64, parity: bool, p: Option<u16> },
+    /// The other warps of the warpgroup, at wgmma.wait_group.
+    Group { left: u32 },
+    /// The cluster's barrier, for the n-th time.
+    Cluster { phase: u64 },
     /// The other lanes of `members`; at the instruction at `pc`, or for a mere `__syncwarp` at any.
     Lanes { members: u32, pc: Option<u32> },
 }
@@ -24,6 +30,14 @@ impl fmt::Display for Wait {
         match self {
             Wait::Bar { id, count: Some(n), .. } => write!(f, "barrier {id} of {n} threads"),
             Wait::Bar { id, count: None, .. } => write!(f, "barrier {id} of the block"),
+            Wait::Mbar { cta, offset, awaited, parity: true, .. } => {
+                write!(f, "the phase of parity {awaited} of the mbarrier at {offset:#x} of block {cta} of the cluster")
+            }
+            Wait::Mbar { cta, offset, awaited, .. } => {
+                write!(f, "phase {awaited} of the mbarrier at {offset:#x} of block {cta} of the cluster")
+            }
+            Wait::Group { left } => write!(f, "the other warps of its warpgroup at wgmma.wait_group {left}"),
+            Wait::Cluster { phase } => write!(f, "the cluster's barrier, for the {phase}. time"),
             Wait::Lanes { members, .. } => write!(f, "lanes {members:#010x} of its warp"),
         }
     }
@@ -41,7 +55,7 @@ pub(crate) struct Barrier {
 
 impl Cluster {
     /// Lanes `m` of warp `i` come to a barrier. False, as they have to wait or have just woken others.
-    pub(super) fn bar(&mut self, i: usize, pc: u32, b: &Bar, m: u32) -> Step<bool> {
+    pub(super) fn bar(&mut self, x: &mut Context<'_>, i: usize, pc: u32, b: &Bar, m: u32) -> Step<bool> {
         let w = &mut self.warps[i];
         let lane = m.trailing_zeros();
         let uniform = |w: &Warp, row: u32| {
@@ -62,16 +76,16 @@ impl Cluster {
             if m != w.live {
                 return Err(Stop::misuse(lane, "bar.arrive by a part of a warp"));
             }
-            return self.arrived(i, id, count, lane);
+            return self.arrived(x, i, id, count, lane);
         }
         let votes = b.red.map_or(0, |(_, p)| w.pred(p) & m);
         w.block(m, pc + 1, Wait::Bar { id, count, red: b.red.map(|(r, _)| (r, votes)), counted: false });
-        self.count_warp(i, lane)?;
+        self.count_warp(x, i, lane)?;
         Ok(self.warps[i].runnable())
     }
 
     /// Counts warp `i` at a barrier when all its lanes have come to it.
-    fn count_warp(&mut self, i: usize, lane: u32) -> Step<()> {
+    fn count_warp(&mut self, x: &mut Context<'_>, i: usize, lane: u32) -> Step<()> {
         let w = &mut self.warps[i];
         let Some(&(_, Wait::Bar { id, count, .. })) =
             w.waits.iter().find(|(_, w)| matches!(w, Wait::Bar { counted: false, .. }))
@@ -96,10 +110,10 @@ impl Cluster {
         bar.sum += ones.count_ones();
         bar.any |= ones != 0;
         bar.all_not |= ones != lanes;
-        self.arrived(i, id, count, lane).map(|_| ())
+        self.arrived(x, i, id, count, lane).map(|_| ())
     }
 
-    fn arrived(&mut self, i: usize, id: u32, count: Option<u32>, lane: u32) -> Step<bool> {
+    fn arrived(&mut self, x: &mut Context<'_>, i: usize, id: u32, count: Option<u32>, lane: u32) -> Step<bool> {
         let cta = self.warps[i].cta;
         let bar = &mut self.ctas[cta].barriers[id as usize];
         if bar.threads > 0 && bar.expected != count {
@@ -107,12 +121,18 @@ impl Cluster {
         }
         bar.expected = count;
         bar.threads += LANES as u32;
-        self.complete(cta, id, lane)?;
+        let w = &self.warps[i];
+        if let Some(r) = &mut x.races {
+            let at = watch::index(&x.plan, w);
+            r.clocks.meet(at, w.live, w.live);
+            r.arrive(cta, id as usize, at, w.live);
+        }
+        self.complete(x, cta, id, lane)?;
         Ok(true)
     }
 
     /// Opens a barrier whose threads have all come.
-    fn complete(&mut self, cta: usize, id: u32, lane: u32) -> Step<()> {
+    fn complete(&mut self, x: &mut Context<'_>, cta: usize, id: u32, lane: u32) -> Step<()> {
         let c = &mut self.ctas[cta];
         let bar = c.barriers[id as usize];
         let expected = bar.expected.unwrap_or(c.live_warps * LANES as u32);
@@ -123,7 +143,14 @@ impl Cluster {
             return Err(Stop::misuse(lane, format!("{} threads at barrier {id} of {expected}", bar.threads)));
         }
         c.barriers[id as usize] = Barrier::default();
+        let known = x.races.as_mut().and_then(|r| r.open(cta, id as usize));
         for w in self.warps.iter_mut().filter(|w| w.cta == cta) {
+            let waits = |wait: &Wait| matches!(wait, Wait::Bar { id: n, counted: true, .. } if *n == id);
+            if let (Some(r), Some(known)) = (&mut x.races, &known)
+                && w.waits.iter().any(|(_, wait)| waits(wait))
+            {
+                r.clocks.acquire(watch::index(&x.plan, w), w.live, w.live, known);
+            }
             let mut results = Vec::new();
             for (mask, wait) in &w.waits {
                 if let Wait::Bar { id: n, red: Some((r, _)), .. } = wait
@@ -139,22 +166,94 @@ impl Cluster {
                     BarRed::Or(p) => w.set_pred(p, mask, if bar.any { u32::MAX } else { 0 }),
                 }
             }
-            w.unblock(|wait| matches!(wait, Wait::Bar { id: n, counted: true, .. } if *n == id));
+            w.unblock(waits);
         }
         Ok(())
     }
 
+    /// Lanes come to the cluster's barrier, which opens when all that have not ended have. Unlike the block's barriers
+    /// it counts threads.
+    pub(super) fn cluster_arrive(&mut self, x: &mut Context<'_>, i: usize, m: u32, release: bool) -> Step<()> {
+        let (w, phase) = (&mut self.warps[i], self.cluster_phase);
+        for lane in (0..LANES).filter(|l| m >> l & 1 == 1) {
+            if w.cluster_arrivals[lane] > phase {
+                return Err(Stop::misuse(
+                    lane as u32,
+                    "the thread comes to the cluster's barrier twice without a wait",
+                ));
+            }
+            w.cluster_arrivals[lane] += 1;
+        }
+        if let (Some(r), true) = (&mut x.races, release) {
+            r.cluster_arrive(watch::index(&x.plan, w), m);
+        }
+        self.cluster_complete(x);
+        Ok(())
+    }
+
+    fn cluster_complete(&mut self, x: &mut Context<'_>) {
+        let now = self.cluster_phase;
+        let come = |w: &Warp| (0..LANES).fold(0, |m, l| m | u32::from(w.cluster_arrivals[l] > now) << l);
+        let mut any = false;
+        for w in &self.warps {
+            let there = come(w);
+            any |= there != 0;
+            if w.live & !there != 0 {
+                return;
+            }
+        }
+        if !any {
+            return;
+        }
+        self.cluster_phase += 1;
+        let phase = self.cluster_phase;
+        if let Some(r) = &mut x.races {
+            r.cluster_open();
+        }
+        for w in &mut self.warps {
+            let over = |wait: &Wait| matches!(wait, Wait::Cluster { phase: p } if *p <= phase);
+            let woken = w.waits.iter().filter(|(_, wait)| over(wait)).fold(0, |m, (lanes, _)| m | lanes);
+            if let (Some(r), true) = (&mut x.races, woken != 0) {
+                r.cluster_pass(watch::index(&x.plan, w), woken, w.live);
+            }
+            w.unblock(over);
+        }
+    }
+
+    pub(super) fn cluster_wait(&mut self, x: &mut Context<'_>, i: usize, pc: u32, m: u32) -> Step<bool> {
+        let w = &mut self.warps[i];
+        let lane = m.trailing_zeros() as usize;
+        let arrivals = w.cluster_arrivals[lane];
+        if (0..LANES).any(|l| m >> l & 1 == 1 && w.cluster_arrivals[l] != arrivals) {
+            return Err(Stop::misuse(
+                lane as u32,
+                "lanes that wait at the cluster's barrier came to it unequally often",
+            ));
+        }
+        if arrivals > self.cluster_phase {
+            w.block(m, pc + 1, Wait::Cluster { phase: arrivals });
+            return Ok(w.runnable());
+        }
+        if let Some(r) = &mut x.races {
+            r.cluster_pass(watch::index(&x.plan, w), m, w.live);
+        }
+        Ok(true)
+    }
+
     /// Lanes of warp `i` have ended: what awaited them is looked at again.
-    pub(super) fn exited(&mut self, i: usize) -> Step<()> {
+    pub(super) fn exited(&mut self, x: &mut Context<'_>, i: usize) -> Step<()> {
         let w = &self.warps[i];
         let cta = w.cta;
         if w.live != 0 {
-            return self.count_warp(i, 0);
+            self.count_warp(x, i, 0)?;
+            self.cluster_complete(x);
+            return Ok(());
         }
         self.ctas[cta].live_warps -= 1;
         for id in 0..16 {
-            self.complete(cta, id, 0)?;
+            self.complete(x, cta, id, 0)?;
         }
+        self.cluster_complete(x);
         Ok(())
     }
 }

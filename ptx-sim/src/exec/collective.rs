@@ -6,14 +6,16 @@
 use super::alu::bits_of;
 use super::barrier::Wait;
 use super::warp::{LANES, Warp};
+use super::{Context, watch};
 use crate::fault::{Step, Stop};
 use crate::ir::{Redux, Row, ShflMode, Vote, WarpOp, Width};
 
 /// Lanes `m` come to `op`. True if they go on.
-pub(super) fn run(w: &mut Warp, op: &WarpOp, mask: Row, m: u32, pc: u32) -> Step<bool> {
+pub(super) fn run(w: &mut Warp, x: &mut Context<'_>, op: &WarpOp, mask: Row, m: u32, pc: u32) -> Step<bool> {
     let masks = *w.r32(mask);
     if m == u32::MAX && masks == [u32::MAX; LANES] {
         perform(w, op, m);
+        met(w, x, m);
         return Ok(true);
     }
     let mut left = m;
@@ -21,7 +23,7 @@ pub(super) fn run(w: &mut Warp, op: &WarpOp, mask: Row, m: u32, pc: u32) -> Step
         let members = masks[left.trailing_zeros() as usize];
         let group = (0..LANES).fold(0, |g, i| g | (left >> i & u32::from(masks[i] == members)) << i);
         left &= !group;
-        come(w, op, members, group, pc)?;
+        come(w, x, op, members, group, pc)?;
     }
     Ok(w.runnable())
 }
@@ -34,7 +36,14 @@ pub(super) fn together(m: u32, what: &str) -> Step<()> {
     Err(Stop::misuse(m.trailing_zeros(), format!("{what} by lanes {m:#010x} only; all 32 must run it together")))
 }
 
-fn come(w: &mut Warp, op: &WarpOp, members: u32, group: u32, pc: u32) -> Step<()> {
+/// What lanes do together also orders their accesses.
+fn met(w: &Warp, x: &mut Context<'_>, m: u32) {
+    if let Some(r) = &mut x.races {
+        r.clocks.meet(watch::index(&x.plan, w), m, w.live);
+    }
+}
+
+fn come(w: &mut Warp, x: &mut Context<'_>, op: &WarpOp, members: u32, group: u32, pc: u32) -> Step<()> {
     let lane = group.trailing_zeros();
     if group & !members != 0 {
         let lane = (group & !members).trailing_zeros();
@@ -56,6 +65,7 @@ fn come(w: &mut Warp, op: &WarpOp, members: u32, group: u32, pc: u32) -> Step<()
         return Ok(());
     }
     perform(w, op, members);
+    met(w, x, members);
     w.unblock(same);
     Ok(())
 }

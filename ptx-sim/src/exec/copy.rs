@@ -5,10 +5,12 @@
 
 use super::memory::{Home, addresses, count, inside, outside, place, region};
 use super::warp::{LANES, Warp};
+use super::watch::{self, Kind};
 use super::{Context, Cta};
 use crate::fault::{FaultKind, Step, Stop};
 use crate::ir::{CpAsync, Space};
 use crate::memory::{is_set, set};
+use crate::race::Actor;
 
 /// The copies of a warp that have not taken place.
 #[derive(Debug, Default)]
@@ -64,6 +66,7 @@ pub(super) fn issue(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, a: &CpA
             done: false,
         };
         check(w, ctas, x, &c)?;
+        watch_copy(w, x, &c)?;
         if !late {
             perform(w, ctas, x, &c)?;
             c.done = true;
@@ -90,6 +93,19 @@ fn check(w: &Warp, ctas: &mut [Cta], x: &mut Context<'_>, c: &Copy) -> Step<()> 
         }
     }
     Ok(())
+}
+
+/// The copy reads now and writes from now on.
+fn watch_copy(w: &Warp, x: &mut Context<'_>, c: &Copy) -> Step<()> {
+    let what = "asynchronous copy";
+    if c.read > 0 {
+        let at = [c.src; LANES];
+        watch::lanes(w, x, Space::Global, &at, 1 << c.lane, c.read as usize, Kind::read(what), |_, _| false)?;
+    }
+    let Some(races) = &mut x.races else { return Ok(()) };
+    let actor = Actor { warp: watch::index(&x.plan, w), lane: c.lane as usize, pc: x.pc, strong: false, engine: None };
+    let found = races.copying(w.cta, c.dst, c.bytes as usize, &actor);
+    found.map_err(|clash| watch::fault(x, Home::Shared(w.cta), what, c.lane, clash))
 }
 
 fn perform(w: &Warp, ctas: &mut [Cta], x: &mut Context<'_>, c: &Copy) -> Step<()> {
@@ -125,8 +141,14 @@ pub(super) fn wait(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, m: u32, 
         let over = m >> c.lane & 1 == 1 && c.group + left < w.copies.commits[c.lane as usize];
         if !over {
             rest.push(c);
-        } else if !c.done {
+            continue;
+        }
+        if !c.done {
             perform(w, ctas, x, &c)?;
+        }
+        let at = watch::index(&x.plan, w);
+        if let Some(r) = &mut x.races {
+            r.copied(w.cta, c.dst, c.bytes as usize, at);
         }
     }
     w.copies.list = rest;

@@ -16,6 +16,7 @@
 use super::collective::together;
 use super::memory::{addresses, count, gather, scatter};
 use super::warp::{LANES, Warp};
+use super::watch::Kind;
 use super::{Context, Cta};
 use crate::fault::Step;
 use crate::fp;
@@ -31,7 +32,7 @@ pub(super) fn load(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, a: &Matr
     let at = addresses(w, &a.addr);
     let used = address_lanes(a.rows.len());
     count(x, a.space, &at, used, 16, pc, false);
-    let rows = gather::<16>(w, ctas, x, a.space, &at, used, "ldmatrix")?;
+    let rows = gather::<16>(w, ctas, x, a.space, &at, used, Kind::read("ldmatrix"))?;
     for (n, &d) in a.rows.iter().enumerate() {
         let half = |row: usize, col: usize| {
             let r = &rows[8 * n + row];
@@ -62,7 +63,7 @@ pub(super) fn store(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, a: &Mat
             }
         }
     }
-    scatter::<16>(w, ctas, x, a.space, &at, used, &rows)
+    scatter::<16>(w, ctas, x, a.space, &at, used, &rows, Kind::write("stmatrix"))
 }
 
 /// `movmatrix`: the transposed of one 8 by 8 matrix.
@@ -77,7 +78,7 @@ pub(super) fn transpose(w: &mut Warp, d: Row, a: Row, m: u32) -> Step<()> {
 
 /// The value of half `h` of a word.
 #[inline(always)]
-fn value(elem: Elem, word: u32, h: u32) -> f32 {
+pub(super) fn value(elem: Elem, word: u32, h: u32) -> f32 {
     match elem {
         Elem::Bf16 => f32::from_bits(if h == 0 { word << 16 } else { word & 0xFFFF_0000 }),
         Elem::F16 => fp::from_f16(word >> (16 * h) & 0xFFFF),

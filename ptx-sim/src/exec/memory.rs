@@ -5,6 +5,7 @@
 
 use super::alu::bits_of;
 use super::warp::{LANES, Warp};
+use super::watch::{self, Kind};
 use super::{Context, Cta, space_name};
 use crate::fault::{FaultKind, Step, Stop};
 use crate::fp;
@@ -91,6 +92,9 @@ pub(super) fn region<'a>(ctas: &'a mut [Cta], x: &'a mut Context<'_>, home: Home
         }
         Home::Shared(cta) => {
             let c = &mut ctas[cta];
+            if c.live_warps == 0 {
+                return None;
+            }
             Some(Region { start: 0, data: &mut c.shared, written: Some(&mut c.written) })
         }
         Home::Local | Home::Data | Home::Param => None,
@@ -112,6 +116,7 @@ pub(super) fn outside(x: &Context<'_>, home: Home, address: u64, bytes: u32, wha
                 None => "no allocation lies there".to_string(),
             },
         },
+        Home::Shared(_) if address < x.plan.shared => "the block it belongs to has ended".to_string(),
         Home::Shared(_) => format!("the block has {} bytes", x.plan.shared),
         Home::Local => format!("a thread has {} bytes", x.kernel.local_bytes),
         Home::Data => format!("the module has {} bytes", x.kernel.data.len()),
@@ -135,8 +140,9 @@ pub(super) fn gather<const N: usize>(
     space: Space,
     at: &[u64; LANES],
     m: u32,
-    what: &'static str,
+    kind: Kind,
 ) -> Step<[[u8; N]; LANES]> {
+    let what = kind.what;
     let mut out = [[0u8; N]; LANES];
     let blocks = ctas.len();
     let mut left = m;
@@ -165,7 +171,7 @@ pub(super) fn gather<const N: usize>(
                 break;
             }
         }
-        let mut fault = None;
+        let (mut fault, mut unwritten) = (None, None);
         for i in first..LANES {
             if left >> i & 1 == 0 {
                 continue;
@@ -188,10 +194,8 @@ pub(super) fn gather<const N: usize>(
                 ));
             }
             if !is_set(written, offset, N) {
-                return Err(Stop::new(
-                    i as u32,
-                    FaultKind::Unwritten { what, space: home.name(), address, bytes: N as u32 },
-                ));
+                unwritten = Some((i as u32, address));
+                break;
             }
             out[i].copy_from_slice(&r.data[offset..offset + N]);
             left &= !(1 << i);
@@ -199,7 +203,13 @@ pub(super) fn gather<const N: usize>(
         if let Some((i, make, address)) = fault {
             return Err(Stop::new(i as u32, make(x, home, address, N as u32, what)));
         }
+        if let Some((lane, address)) = unwritten {
+            // Where bytes are missing because they are on their way, the race says more.
+            watch::lanes(w, x, space, at, m, N, kind, |_, _| false)?;
+            return Err(Stop::new(lane, FaultKind::Unwritten { what, space: home.name(), address, bytes: N as u32 }));
+        }
     }
+    watch::lanes(w, x, space, at, m, N, kind, |_, _| false)?;
     Ok(out)
 }
 
@@ -241,9 +251,10 @@ pub(super) fn scatter<const N: usize>(
     at: &[u64; LANES],
     m: u32,
     from: &[[u8; N]; LANES],
+    kind: Kind,
 ) -> Step<()> {
     let blocks = ctas.len();
-    let what = "store";
+    let what = kind.what;
     let mut left = m;
     while left != 0 {
         let first = left.trailing_zeros() as usize;
@@ -296,7 +307,7 @@ pub(super) fn scatter<const N: usize>(
             return Err(Stop::new(i as u32, outside(x, home, address, N as u32, what)));
         }
     }
-    Ok(())
+    watch::lanes(w, x, space, at, m, N, kind, |i, j| from[i] == from[j])
 }
 
 /// Adds the traffic of one access to the counters; `n` bytes a lane.
@@ -374,7 +385,7 @@ fn load_n<const N: usize>(
     at: &[u64; LANES],
     m: u32,
 ) -> Step<()> {
-    let bytes = gather::<N>(w, ctas, x, a.space, at, m, "load")?;
+    let bytes = gather::<N>(w, ctas, x, a.space, at, m, Kind { order: a.order, ..Kind::read("load") })?;
     let n = a.bytes as usize;
     for (s, slot) in a.slots.iter().enumerate() {
         let Some(d) = slot.row else { continue };
@@ -437,7 +448,7 @@ fn store_n<const N: usize>(
             }
         }
     }
-    scatter::<N>(w, ctas, x, a.space, at, m, &bytes)
+    scatter::<N>(w, ctas, x, a.space, at, m, &bytes, Kind { order: a.order, ..Kind::write("store") })
 }
 
 /// Atomics take place lane by lane, lowest first.
@@ -455,6 +466,8 @@ pub(super) fn atomic(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, a: &At
             let read = |w: &Warp, row: Row| if n == 8 { w.r64(row)[i] } else { w.r32(row)[i].into() };
             let (b, c) = (read(w, b), a.c.map_or(0, |c| read(w, c)));
             old[i] = atomic_lane(w, ctas, x, a, address, i, b, c)?;
+            let kind = Kind { order: a.order, ..Kind::write("atomic") };
+            watch::lanes(w, x, a.space, &[address; LANES], 1 << i, n, kind, |_, _| false)?;
         }
     }
     if let Some(d) = a.d {
@@ -503,7 +516,7 @@ fn atomic_lane(
     Ok(old)
 }
 
-fn update(op: AtomOp, n: usize, old: u64, b: u64, c: u64) -> u64 {
+pub(super) fn update(op: AtomOp, n: usize, old: u64, b: u64, c: u64) -> u64 {
     let sign = |v: u64| if n == 8 { v as i64 } else { i64::from(v as u32 as i32) };
     let (x, y) = (old as u32, b as u32);
     match op {
@@ -610,4 +623,46 @@ pub(super) fn is_space(w: &mut Warp, m: u32, space: Space, d: u16, a: &Addr) -> 
     let v = bits_of(|i| space_name(at[i]) == want);
     w.set_pred(d, m, v);
     Ok(())
+}
+
+/// `mapa`: the address of `a` in the block of that rank.
+pub(super) fn mapa(
+    w: &mut Warp,
+    x: &Context<'_>,
+    m: u32,
+    wide: bool,
+    generic: bool,
+    d: Row,
+    a: &Addr,
+    rank: Row,
+) -> Step<()> {
+    let (at, ranks) = (addresses(w, a), *w.r32(rank));
+    for i in lanes(m) {
+        if ranks[i] >= x.plan.blocks {
+            let what = format!("block {} of a cluster of {}", ranks[i], x.plan.blocks);
+            return Err(Stop::misuse(i as u32, what));
+        }
+    }
+    let base = if generic { window::SHARED } else { 0 };
+    let out: [u64; LANES] = std::array::from_fn(|i| {
+        let offset = at[i].wrapping_sub(base) & ((1 << window::BLOCK_BITS) - 1);
+        base + (u64::from(ranks[i] + 1) << window::BLOCK_BITS | offset)
+    });
+    if wide {
+        w.set64(d, m, &out);
+    } else {
+        w.set32(d, m, &out.map(|v| v as u32));
+    }
+    Ok(())
+}
+
+/// `getctarank`: the block an address of shared memory belongs to.
+pub(super) fn rank_of(w: &mut Warp, m: u32, generic: bool, d: Row, a: &Addr) {
+    let (at, own) = (addresses(w, a), w.cta as u32);
+    let base = if generic { window::SHARED } else { 0 };
+    let out = at.map(|v| match (v.wrapping_sub(base) >> window::BLOCK_BITS) as u32 {
+        0 => own,
+        n => n - 1,
+    });
+    w.set32(d, m, &out);
 }

@@ -6,7 +6,9 @@
 //! as since Volta.
 
 use super::barrier::Wait;
+use super::bulk::Groups;
 use super::copy::Copies;
+use super::wgmma::Products;
 use crate::ir::{PSrc, Row};
 
 pub(crate) const LANES: usize = 32;
@@ -34,6 +36,10 @@ pub(crate) struct Warp {
     pub waits: Vec<(u32, Wait)>,
     pub blocked: u32,
     pub copies: Copies,
+    pub groups: Groups,
+    pub products: Products,
+    /// How often each lane has come to the cluster's barrier.
+    pub cluster_arrivals: [u64; LANES],
 }
 
 impl Warp {
@@ -52,6 +58,9 @@ impl Warp {
             waits: Vec::new(),
             blocked: 0,
             copies: Copies::default(),
+            groups: Groups::default(),
+            products: Products::default(),
+            cluster_arrivals: [0; LANES],
         }
     }
 
@@ -67,6 +76,9 @@ impl Warp {
         self.blocked = 0;
         self.waits.clear();
         self.copies = Copies::default();
+        self.groups = Groups::default();
+        self.products = Products::default();
+        self.cluster_arrivals = [0; LANES];
     }
 
     #[inline(always)]

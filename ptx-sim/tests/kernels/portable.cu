@@ -18,9 +18,7 @@ extern "C" __global__ void __launch_bounds__(256) block_sum(float* out, const fl
     float s = i < n ? x[i] : 0.f;
     for (int o = 16; o > 0; o >>= 1) s += __shfl_xor_sync(~0u, s, o);
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = s;
-#ifndef NO_BARRIER
     __syncthreads();
-#endif
     if (threadIdx.x == 0) {
         s = 0.f;
         for (int w = 0; w < 8; w++) s += part[w];
@@ -52,16 +50,12 @@ extern "C" __global__ void __launch_bounds__(128) last_block(float* out, float* 
     }
     if (t == 0) {
         part[blockIdx.x] = s[0];
-#ifndef NO_FENCE
         __threadfence();
-#endif
         last = atomicAdd(counter, 1u) == gridDim.x - 1;
     }
     __syncthreads();
     if (last && t == 0) {
-#ifndef NO_FENCE
         __threadfence();
-#endif
         float sum = 0.f;
         for (int b = 0; b < gridDim.x; b++) sum += part[b];
         *out = sum;
@@ -71,9 +65,8 @@ extern "C" __global__ void __launch_bounds__(128) last_block(float* out, float* 
 #define BM 64
 #define BN 64
 #define BK 32
-#ifndef STAGES
+
 #define STAGES 3
-#endif
 
 // C[m, n] = A[m, k] B[n, k]^T, bf16 in, f32 out; k a multiple of 32. 128 threads make 64 by 64, a warp 32 by 32; rows of
 // 64 bytes in shared memory, their 16-byte pieces moved by the row so that ldmatrix meets no bank twice.
@@ -103,10 +96,8 @@ extern "C" __global__ void __launch_bounds__(128) gemm(float* c, const u16* a, c
         asm volatile("cp.async.commit_group;");
     }
     for (int s = 0; s < steps; s++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(WAIT));
-#ifndef NO_BARRIER
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
         __syncthreads();
-#endif
         int next = s + STAGES - 1;
         if (next < steps) {
             stage_in(shared_address(tile[next % STAGES][0]), a, row0, m, next * BK, k);
