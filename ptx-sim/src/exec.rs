@@ -502,6 +502,7 @@ impl Cluster {
             Op::GetRank { generic, d, a } => memory::rank_of(w, m, *generic, *d, a),
             Op::Exit => {
                 self.bulk_exit(i, m)?;
+                self.end(x, i, m);
                 let w = &mut self.warps[i];
                 w.exit(m);
                 self.exited(x, i)?;
@@ -519,6 +520,15 @@ impl Cluster {
             _ => {}
         }
         Ok(true)
+    }
+
+    /// Tells the race check that lanes `m` of warp `i` end.
+    fn end(&self, x: &mut Context<'_>, i: usize, m: u32) {
+        let w = &self.warps[i];
+        let at = watch::index(&x.plan, w);
+        if let Some(r) = &mut x.races {
+            (0..LANES).filter(|l| m >> l & 1 == 1).for_each(|lane| r.end(w.cta, at, lane));
+        }
     }
 
     fn fault(&self, x: &Context<'_>, i: usize, pc: u32, stop: Stop) -> Fault {

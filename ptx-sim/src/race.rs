@@ -142,6 +142,9 @@ pub(crate) struct Races {
     met: Vec<Option<Known>>,
     /// The engines of warpgroups, by block and group.
     groups: HashMap<(usize, usize), usize>,
+    /// By block: accesses of its shared memory by threads of others, which none of its threads that ended knew. Each is
+    /// a thread, a clock, an instruction.
+    remote: Vec<Vec<(usize, u32, u32)>>,
     /// What has come to the cluster's barrier, and what it told when it last opened.
     coming: Known,
     cluster_open: Rc<Known>,
@@ -162,6 +165,7 @@ impl Races {
             fenced: vec![None; blocks * warps],
             met: vec![None; blocks * warps],
             groups: HashMap::new(),
+            remote: vec![Vec::new(); blocks],
             coming: Known::default(),
             cluster_open: Rc::default(),
         }
@@ -262,6 +266,25 @@ impl Races {
     /// The barrier opens: what all told, for [`Clocks::acquire`].
     pub fn open(&mut self, cta: usize, id: usize) -> Option<Rc<Known>> {
         self.bars[cta][id].take().map(Rc::new)
+    }
+
+    /// A thread accesses shared memory of another block, which must not end before.
+    pub fn remote(&mut self, cta: usize, a: &Actor) {
+        let (who, clock) = (a.warp * 32 + a.lane, self.clocks.stamp(a.warp));
+        let list = &mut self.remote[cta];
+        list.retain(|r| r.0 != who);
+        list.push((who, clock, a.pc));
+    }
+
+    /// A thread of block `cta` ends: the accesses it knows are over.
+    pub fn end(&mut self, cta: usize, warp: usize, lane: usize) {
+        let clocks = &self.clocks;
+        self.remote[cta].retain(|&(who, clock, _)| !clocks.knows(warp, lane, who, clock));
+    }
+
+    /// Of a block that has ended: an access by another block's thread that may come later, and its instruction.
+    pub fn unended(&self, cta: usize) -> Option<(usize, u32)> {
+        self.remote[cta].first().map(|&(who, _, pc)| (who, pc))
     }
 
     /// The engine that makes the products of a warpgroup.

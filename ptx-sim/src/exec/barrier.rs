@@ -250,6 +250,15 @@ impl Cluster {
             return Ok(());
         }
         self.ctas[cta].live_warps -= 1;
+        let over = self.ctas[cta].live_warps == 0;
+        if let Some((who, pc)) = x.races.as_ref().filter(|_| over).and_then(|r| r.unended(cta)) {
+            let (block, line) = (who / (x.plan.warps as usize * LANES), x.kernel.code[pc as usize].line);
+            let what = "ends, and none of its threads knows that";
+            return Err(Stop::misuse(
+                0,
+                format!("the block {what} block {block} of the cluster is done with it (line {line})"),
+            ));
+        }
         for id in 0..16 {
             self.complete(x, cta, id, 0)?;
         }

@@ -12,7 +12,7 @@ use super::{Cluster, Context, watch};
 use crate::clock::Known;
 use crate::fault::{FaultKind, Step, Stop};
 use crate::ir::{Mbar, MbarOp};
-use crate::race::Who;
+use crate::race::{Actor, Who};
 
 /// One mbarrier's state.
 #[derive(Debug)]
@@ -71,6 +71,11 @@ impl Cluster {
             let clash =
                 crate::race::Clash { address: offset, pc, other: "making", who: Who::Thread(who), proxy: false };
             return Err(watch::fault(x, Home::Shared(cta), "use of an mbarrier", lane, clash));
+        }
+        let w = &self.warps[i];
+        if let (Some(r), true) = (&mut x.races, cta != w.cta) {
+            let warp = watch::index(&x.plan, w);
+            r.remote(cta, &Actor { warp, lane: lane as usize, pc: x.pc, strong: true, engine: None });
         }
         Ok((cta, offset))
     }

@@ -330,7 +330,8 @@ pub(super) fn count(x: &mut Context<'_>, space: Space, at: &[u64; LANES], m: u32
     }
     let line = &mut x.lines[pc as usize];
     if global {
-        let mut sectors: Vec<u64> = lanes(m).flat_map(|i| [at[i] / 32, (at[i] + n as u64 - 1) / 32]).collect();
+        let mut sectors: Vec<u64> =
+            lanes(m).flat_map(|i| [at[i] / 32, at[i].saturating_add(n as u64 - 1) / 32]).collect();
         sectors.sort_unstable();
         sectors.dedup();
         line.sectors += sectors.len() as u64;
@@ -352,7 +353,7 @@ fn bank_passes(at: &[u64; LANES], m: u32, n: usize) -> u64 {
     for start in (0..LANES).step_by(group) {
         let mut words: Vec<u64> = (start..start + group)
             .filter(|i| m >> i & 1 == 1)
-            .flat_map(|i| (at[i] / 4)..=((at[i] + n as u64 - 1) / 4))
+            .flat_map(|i| (at[i] / 4)..=(at[i].saturating_add(n as u64 - 1) / 4))
             .collect();
         words.sort_unstable();
         words.dedup();
@@ -646,7 +647,7 @@ pub(super) fn mapa(
     let base = if generic { window::SHARED } else { 0 };
     let out: [u64; LANES] = std::array::from_fn(|i| {
         let offset = at[i].wrapping_sub(base) & ((1 << window::BLOCK_BITS) - 1);
-        base + (u64::from(ranks[i] + 1) << window::BLOCK_BITS | offset)
+        base + (u64::from(ranks[i].wrapping_add(1) & 0xFF) << window::BLOCK_BITS | offset)
     });
     if wide {
         w.set64(d, m, &out);

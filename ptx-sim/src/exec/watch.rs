@@ -57,6 +57,11 @@ pub(super) fn lanes(
             Home::Global => races.global(&mut x.shadow, address, n, kind.write, &actor, &twin),
             _ => Ok(()),
         };
+        if let Home::Shared(cta) = home
+            && cta != w.cta
+        {
+            races.remote(cta, &actor);
+        }
         if let Err(clash) = found {
             return Err(fault(x, home, kind.what, i as u32, clash));
         }

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test takes what it needs")]
 //! What the tests share: parameters, memory of floats, numbers without a pattern, and bugs planted in PTX.
 
 use esker_ptx_sim::{Checks, Fault, Launch, Memory, Module, Options, Report, launch};
