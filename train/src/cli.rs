@@ -154,6 +154,16 @@ Examples:
 Example:
   esker doctor")]
     Doctor(Doctor),
+    /// Play the peers' protocol in virtual time: churn, crashes, partitions, liars
+    #[command(after_help = "\
+The same machines as of a real run, signatures and all, around a tiny state. Ends with 1 where a promise was broken: one
+manifest a round, one root a round, nothing listed that is not sound and held by a quorum, no round missed while a quorum
+of validators lives. The same seed plays the same history.
+
+Examples:
+  esker sim --peers 1000 --rounds 100 --churn 0.2 --liars 0.03 --seed 1
+  esker sim --peers 20 --rounds 30 --kills 3 --partition 5 10")]
+    Sim(Sim),
     /// Show in the terminal what a process of a shared run is doing
     #[command(after_help = "\
 ADDR is where the process shows its page (its --page). The same, and more, is at http://ADDR/ and http://ADDR/metrics.
@@ -498,6 +508,44 @@ pub struct Watch {
     /// Print once and end, as where stdout is no terminal
     #[arg(long)]
     pub once: bool,
+}
+
+/// `esker sim`.
+#[derive(Debug, Args)]
+pub struct Sim {
+    /// Peers that train
+    #[arg(long, default_value_t = 70)]
+    pub peers: usize,
+    /// Validators beside them
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub validators: u8,
+    /// Rounds
+    #[arg(long, default_value_t = 100)]
+    pub rounds: u64,
+    /// Share of peers that leave in a round, and are replaced
+    #[arg(long, default_value_t = 0.0)]
+    pub churn: f64,
+    /// Share of peers that lie
+    #[arg(long, default_value_t = 0.0)]
+    pub liars: f64,
+    /// Kills a round, each followed by a start from disk; validators too
+    #[arg(long, default_value_t = 0.0)]
+    pub kills: f64,
+    /// 1: peers train on while updates are exchanged
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub delay: u8,
+    /// Share of messages that are lost and sent again
+    #[arg(long, default_value_t = 0.001)]
+    pub loss: f64,
+    /// Halves the peers from one round to another
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
+    pub partition: Vec<u64>,
+    /// Updates that count in a round
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2048))]
+    pub contributors: u32,
+    /// Seed of everything
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// Arithmetic a user may ask for.

@@ -42,6 +42,9 @@ enum Step {
     Sign,
 }
 
+/// What each validator said in one phase of one attempt: its first word counts.
+type Ballots = BTreeMap<PeerId, (Option<Hash>, Msg)>;
+
 /// The agreement on one round's manifest.
 pub(super) struct Agree {
     pub round: u64,
@@ -54,7 +57,7 @@ pub(super) struct Agree {
     /// Proposals by attempt.
     proposals: BTreeMap<u32, (Hash, Option<u32>, Msg)>,
     manifests: BTreeMap<Hash, Manifest>,
-    ballots: BTreeMap<(u32, Phase), BTreeMap<PeerId, (Option<Hash>, Msg)>>,
+    ballots: BTreeMap<(u32, Phase), Ballots>,
     locked: Option<(u32, Hash)>,
     valid: Option<(u32, Hash)>,
     /// What this validator said, for ever.

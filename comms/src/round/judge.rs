@@ -21,7 +21,7 @@ pub const BINS: usize = 64;
 
 /// A small sketch of the positions that an update picks: in each of 64 bins the smallest hash that falls into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picks([u32; BINS]);
+pub struct Picks(Box<[u32; BINS]>);
 
 impl Picks {
     /// A bin into which nothing fell.
@@ -29,7 +29,7 @@ impl Picks {
 
     /// The sketch of a set of positions, in any order; repeats change nothing.
     pub fn of(positions: impl IntoIterator<Item = u64>) -> Picks {
-        let mut bins = [Picks::EMPTY; BINS];
+        let mut bins = Box::new([Picks::EMPTY; BINS]);
         for position in positions {
             // The finaliser of SplitMix64: bins from the high bits, values from the low.
             let mut z = position.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -48,7 +48,7 @@ impl Picks {
 
     /// The share of an update's picks that another has too, estimated: 2 J / (1 + J) of the bins' Jaccard index J.
     pub fn overlap(&self, other: &Picks) -> f64 {
-        let equal = self.0.iter().zip(&other.0).filter(|(a, b)| a == b && **a != Picks::EMPTY).count();
+        let equal = self.0.iter().zip(other.0.iter()).filter(|(a, b)| a == b && **a != Picks::EMPTY).count();
         share(equal, self.filled().max(other.filled()))
     }
 }

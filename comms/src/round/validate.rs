@@ -206,30 +206,27 @@ impl Validator {
         if round == 0 || !(follow.next()..=follow.next() + u64::from(core.spec.delay)).contains(&round) {
             return None;
         }
-        if !exchanges.contains_key(&round) {
+        if let std::collections::btree_map::Entry::Vacant(place) = exchanges.entry(round) {
             let after = Peer::gives(follow, core.spec.delay, round)?.clone();
             let here = |p: &PeerId| core.up.contains(p) || *p == core.me;
             let awaited = after.manifest.slots.iter().map(|s| s.peer).filter(here).collect();
-            exchanges.insert(
+            place.insert(Exchange {
                 round,
-                Exchange {
-                    round,
-                    after,
-                    updates: BTreeMap::new(),
-                    blobs: BTreeMap::new(),
-                    to_check: Vec::new(),
-                    faults: BTreeMap::new(),
-                    awaited,
-                    open: BTreeSet::new(),
-                    closed: None,
-                    others: BTreeSet::new(),
-                    others_closed: None,
-                    close_msg: None,
-                    haves: BTreeMap::new(),
-                    said: None,
-                    asked: None,
-                },
-            );
+                after,
+                updates: BTreeMap::new(),
+                blobs: BTreeMap::new(),
+                to_check: Vec::new(),
+                faults: BTreeMap::new(),
+                awaited,
+                open: BTreeSet::new(),
+                closed: None,
+                others: BTreeSet::new(),
+                others_closed: None,
+                close_msg: None,
+                haves: BTreeMap::new(),
+                said: None,
+                asked: None,
+            });
         }
         exchanges.get_mut(&round)
     }
@@ -773,7 +770,7 @@ impl Exchange {
 
     /// Tells the validators what is held, when all is, when time is up, and when more came after that.
     fn say(&mut self, core: &mut Core, whole: bool, late: bool, out: &mut Vec<Order>) {
-        if !whole && !late || self.said.as_ref().is_some_and(|(h, _)| h.whole) && whole && !late {
+        if !late && (!whole || self.said.as_ref().is_some_and(|(have, _)| have.whole)) {
             return;
         }
         let mut slots = vec![0u8; self.after.manifest.slots.len().div_ceil(8)];

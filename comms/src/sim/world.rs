@@ -271,7 +271,7 @@ impl<W: Work> Sim<W> {
 
     /// Which side of a partition a node is on.
     fn side(&self, i: usize) -> bool {
-        if i < self.config.validators { i < self.config.partition_validators } else { i % 2 == 0 }
+        if i < self.config.validators { i < self.config.partition_validators } else { i.is_multiple_of(2) }
     }
 
     fn reach(&self, i: usize, j: usize) -> bool {
@@ -403,7 +403,9 @@ impl<W: Work> Sim<W> {
             Order::Persist(record) => {
                 let journal = &mut self.nodes[i].disk.journal;
                 let short = match &record {
-                    Record::Sealed(s) if s.manifest.round % 16 == 0 => Some(s.manifest.round.saturating_sub(14)),
+                    Record::Sealed(s) if s.manifest.round.is_multiple_of(16) => {
+                        Some(s.manifest.round.saturating_sub(14))
+                    }
                     _ => None,
                 };
                 journal.push(record);
@@ -532,10 +534,12 @@ impl<W: Work> Sim<W> {
                 got.push((want.blob, i, self.nodes[i].life));
                 continue;
             }
-            let mut asked: Vec<usize> = (0..self.config.validators).collect();
+            // Who made it, two validators and a neighbour: the least busy of those who have it.
+            let mut asked: Vec<usize> =
+                (0..2).map(|_| self.rng.below(self.config.validators as u64) as usize).collect();
             asked.extend(self.names.get(&want.from));
             if !links.is_empty() {
-                asked.extend((0..2).map(|_| links[self.rng.below(links.len() as u64) as usize]));
+                asked.push(links[self.rng.below(links.len() as u64) as usize]);
             }
             asked.retain(|j| *j != i && self.nodes[*j].gives(&want.blob) && self.reach(i, *j));
             let Some(&from) = asked.iter().min_by_key(|j| (self.nodes[**j].up_free.max(now_us), **j)) else {

@@ -13,6 +13,7 @@ mod parity;
 mod plan;
 mod score;
 mod serve;
+mod sim;
 mod tasks;
 mod tokenize;
 mod train;
@@ -40,6 +41,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Parity(args) => parity::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Sim(args) => sim::run(args),
         Command::Watch(args) => watch::run(args),
     }
 }

@@ -7,10 +7,11 @@ use std::path::Path;
 const PICTURE: &[(&str, &[&str])] = &[
     ("ptx-sim", &[]),
     ("kernels", &["esker-ptx-sim"]),
+    ("comms", &[]),
     ("data", &[]),
     ("model", &["esker-kernels"]),
     ("eval", &["esker-data", "esker-kernels", "esker-model"]),
-    ("train", &["esker-data", "esker-eval", "esker-kernels", "esker-model"]),
+    ("train", &["esker-comms", "esker-data", "esker-eval", "esker-kernels", "esker-model"]),
 ];
 
 fn manifest(path: &str) -> toml::Table {
