@@ -241,6 +241,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         put_bits(m.words, places + j, __float_as_uint(m.values[j]) >> 31, 1);
         if (magnitude(m.values[j]) >= 0x7f800000u) atomicAnd(finite, 0u);
     }
+    // Values change now: every sign and every number that is not finite has been seen.
+    __syncthreads();
     for (int g = warp; g * GROUP < k; g += THREADS / 32) {
         float* values = m.values + g * GROUP;
         int size = least(GROUP, k - g * GROUP), h = size / LARGER;

@@ -40,6 +40,14 @@ pub enum DeviceError {
         /// How many there are.
         cards: usize,
     },
+    /// The driver is older than the kernels' compiler.
+    #[error("the driver is for CUDA {}.{}; the kernels need {}.{}: install driver 580 or newer", has / 1000, has % 1000 / 10, wants / 1000, wants % 1000 / 10)]
+    OldDriver {
+        /// What the driver knows, 13000 for 13.0.
+        has: u32,
+        /// What the kernels were compiled with.
+        wants: u32,
+    },
     /// The kernels need more than the card has.
     #[error("{name} has compute capability {}.{}; the kernels need 8.0", capability.0, capability.1)]
     OldCard {

@@ -168,6 +168,7 @@ fn no_kernel_races() {
     race_free::<xent::cases::Xent>(&s, 2e5);
     race_free::<embedding::cases::Embedding>(&s, 1e5);
     race_free::<global_norm::cases::GlobalNorm>(&s, 1e5);
+    race_free::<chunk_topk::cases::ChunkTopk>(&s, 3e5);
 }
 
 fn race_free<O: Op>(s: &Stream, most: f64) {

@@ -18,11 +18,7 @@ use esker_model::Weights;
 
 /// The norm over all tensors of `grads`.
 pub fn norm(s: &Stream, grads: &Weights) -> Result<f64> {
-    let mut squares = 0.0;
-    for (_, g) in grads.each() {
-        squares += global_norm::sum_squares(s, g, g.len())?;
-    }
-    Ok(squares.sqrt())
+    Ok(global_norm::sum_squares_of(s, grads.each().map(|(_, g)| g))?.sqrt())
 }
 
 /// What a gradient of norm `norm` is multiplied with.

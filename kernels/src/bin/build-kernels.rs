@@ -1,8 +1,8 @@
 //! Makes every kernel image anew, or shows what one `.cu` compiles to.
 //!
 //! ```text
-//! build-kernels                 compiles cuda/*.cu for every architecture into prebuilt/ and kernels.lock
-//! build-kernels --check         does so in memory and compares: what CI runs
+//! build-kernels                 compiles what changed in cuda/ for every architecture into prebuilt/ and kernels.lock
+//! build-kernels --check         compiles everything, in memory, and compares: what CI runs
 //! build-kernels --one FILE      registers, spills, shared memory and tensor instructions of one file, then whether its
 //!                               kernels still agree with the reference, by the simulator
 //! ```
@@ -39,8 +39,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let done = match args[..] {
-        [] => all(&compiler).and_then(|made| made.write()),
-        ["--check"] => all(&compiler).and_then(|made| made.compare()),
+        [] => all(&compiler, true).and_then(|made| made.write()),
+        ["--check"] => all(&compiler, false).and_then(|made| made.compare()),
         ["--one", file] => one(&compiler, file),
         _ => Err("usage: build-kernels [--check | --one FILE]".into()),
     };
@@ -76,8 +76,17 @@ struct Made {
     planted: BTreeMap<String, Vec<u8>>,
 }
 
-fn all(compiler: &Compiler) -> Result<Made, String> {
-    let jobs: Vec<(&Module, &str)> = MODULES.iter().flat_map(|m| ARCHS.map(|arch| (m, arch))).collect();
+/// Compiles every module; with `keep`, only those whose source is not the one that the lock names.
+fn all(compiler: &Compiler, keep: bool) -> Result<Made, String> {
+    let version = version(&compiler.compile("version", "", PTX_ARCH, &[])?.ptx).to_owned();
+    let mut kept = BTreeMap::new();
+    if keep {
+        for m in MODULES {
+            kept.extend(unchanged(m, &version)?.map(|made| (m.name, made)));
+        }
+    }
+    let changed = MODULES.iter().filter(|m| !kept.contains_key(m.name));
+    let jobs: Vec<(&Module, &str)> = changed.flat_map(|m| ARCHS.map(|arch| (m, arch))).collect();
     let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
@@ -95,14 +104,16 @@ fn all(compiler: &Compiler) -> Result<Made, String> {
     if !faults.is_empty() {
         return Err(faults.join("\n"));
     }
-    let (mut lock, mut files) = (HEAD.to_owned(), BTreeMap::new());
+    let (mut lock, mut files) = (format!("{HEAD}nvrtc {version}\n"), BTreeMap::new());
     for m in MODULES {
+        if let Some((lines, images)) = kept.remove(m.name) {
+            lock.push_str(&lines);
+            files.extend(images);
+            continue;
+        }
         writeln!(lock, "\nmodule {} {}", m.name, images::hash(&text(m)?, &m.defines())).expect("a string grows");
         for arch in ARCHS {
             let c = results.remove(&(m.name, arch)).expect("every job ran")?;
-            if lock.len() < HEAD.len() + 80 {
-                lock.insert_str(HEAD.len(), &format!("nvrtc {}\n", version(&c.ptx)));
-            }
             writeln!(lock, " {arch} {} {} bytes", images::short_hash(&c.cubin), c.cubin.len()).expect("a string grows");
             for e in &c.entries {
                 writeln!(
@@ -121,6 +132,26 @@ fn all(compiler: &Compiler) -> Result<Made, String> {
     let planted = mutants(compiler)?;
     Ok(Made { lock, files, planted })
 }
+
+/// The lock's lines and the images of a module that is as it was when `version` compiled it, if they are all there.
+fn unchanged(m: &Module, version: &str) -> Result<Option<Kept>, String> {
+    let lock = fs::read_to_string(root().join("kernels.lock")).unwrap_or_default();
+    let head = format!("\nmodule {} {}\n", m.name, images::hash(&text(m)?, &m.defines()));
+    let Some(start) = lock.find(&head).filter(|_| lock.contains(&format!("\nnvrtc {version}\n"))) else {
+        return Ok(None);
+    };
+    let end = lock[start + 1..].find("\nmodule ").map_or(lock.len(), |at| start + 1 + at);
+    let mut files = BTreeMap::new();
+    for kind in ARCHS.iter().copied().chain(["ptx"]) {
+        let name = format!("{}.{kind}.z", m.name);
+        let Ok(bytes) = fs::read(root().join("prebuilt").join(&name)) else { return Ok(None) };
+        files.insert(name, bytes);
+    }
+    Ok(Some((lock[start..end].to_owned(), files)))
+}
+
+/// Lines of the lock, and images by file name.
+type Kept = (String, BTreeMap<String, Vec<u8>>);
 
 /// The PTX of every planted bug, by file name.
 fn mutants(compiler: &Compiler) -> Result<BTreeMap<String, Vec<u8>>, String> {

@@ -77,6 +77,9 @@ pub struct Info {
     pub driver_cuda: u32,
 }
 
+/// The CUDA whose compiler made the images: an older driver loads none of them.
+const IMAGES_CUDA: u32 = 13000;
+
 /// Every card that the driver sees.
 pub fn cards() -> Result<Vec<Info>> {
     start()?;
@@ -127,6 +130,9 @@ impl Card {
     pub fn open(ordinal: usize) -> Result<Card> {
         let all = cards()?;
         let info = all.get(ordinal).ok_or(DeviceError::NoCard { ordinal, cards: all.len() })?;
+        if info.driver_cuda < IMAGES_CUDA {
+            return Err(DeviceError::OldDriver { has: info.driver_cuda, wants: IMAGES_CUDA });
+        }
         if info.capability < (8, 0) {
             return Err(DeviceError::OldCard { name: info.name.clone(), capability: info.capability });
         }

@@ -37,6 +37,24 @@ fn three_steps_in_bf16_are_those_of_the_cpu() {
     agree(&["train.dtype=bf16", "model.head_dim=8", "model.hidden=32", "train.recompute=block"], 5e-3);
 }
 
+/// A checkpoint does not know where it was made.
+#[test]
+fn a_run_moves_from_the_cpu_to_a_device_and_back() {
+    let place = Place::new();
+    let sets = ["train.steps=4", "validation.every_steps=0", "validation.tokens=32"];
+    let straight = tiny::train_on(Kind::Cpu, Start::New { run: place.run(&sets), out: place.out() }, 0).unwrap();
+    let mut moved = tiny::train_on(Kind::Cpu, Start::New { run: place.run(&sets), out: place.out() }, 2).unwrap();
+    for (device, stop) in [(Kind::Sim, 3), (Kind::Cpu, 0)] {
+        let start = Start::Resume { folder: moved.folder.clone(), run: None };
+        moved = tiny::train_on(device, start, stop).unwrap();
+    }
+    let rows = [straight, moved].map(|o| metrics::read_steps(&o.folder).unwrap());
+    assert_eq!((rows[0].len(), rows[1].len()), (4, 4));
+    for (a, b) in rows[0].iter().zip(&rows[1]) {
+        assert!((a.loss - b.loss).abs() <= 1e-5 * a.loss, "step {}: loss {} and {}", a.step, a.loss, b.loss);
+    }
+}
+
 /// A machine without a driver says so in one line.
 #[test]
 fn without_a_driver_there_is_one_clear_line() {
@@ -45,6 +63,7 @@ fn without_a_driver_there_is_one_clear_line() {
     }
     let place = Place::new();
     let start = Start::New { run: place.run(&[]), out: place.out() };
-    let said = tiny::train_on(Kind::Cuda, start, 0).err().expect("no driver").to_string();
+    let Err(said) = tiny::train_on(Kind::Cuda, start, 0) else { panic!("there is no driver") };
+    let said = said.to_string();
     assert!(said.contains("no NVIDIA driver") && said.contains("--device cpu") && !said.contains('\n'), "{said}");
 }

@@ -32,6 +32,14 @@ pub fn sum_squares(s: &Stream, t: &Tensor, len: usize) -> Result<f64> {
     })
 }
 
+/// Σ over tensors, one after another, of Σ t_i² of all their elements, which are f32. A device is waited for once.
+pub fn sum_squares_of<'a>(s: &Stream, mut tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64> {
+    match s {
+        Stream::Cpu(_) => tensors.try_fold(0.0, |sum, t| Ok(sum + sum_squares(s, t, t.len())?)),
+        Stream::Gpu(gpu) => gpu::sum_squares_of(gpu, tensors),
+    }
+}
+
 /// What gradients of norm `norm` are multiplied by so that it does not pass `max`. A norm of NaN gives NaN.
 pub fn clip_scale(norm: f64, max: f64) -> f32 {
     let scale = max / (norm + 1e-6);

@@ -32,7 +32,7 @@ pub(crate) struct Side {
 
 impl Side {
     /// Row `row` and what follows.
-    pub fn from_row(self, row: usize) -> Side {
+    pub fn at_row(self, row: usize) -> Side {
         Side { at: self.at + (row * self.ld * self.dtype.bytes()) as u64, ..self }
     }
 
@@ -99,10 +99,10 @@ fn rounding_a(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain
     let rounded = Side { at: gpu.scratch(step.min(rows) * a.ld * 2), dtype: DType::Bf16, ld: a.ld };
     for from in (0..rows).step_by(step) {
         let n = step.min(rows - from);
-        convert_at(gpu, n * a.ld, a.from_row(from).at, a.dtype, rounded.at, DType::Bf16)?;
+        convert_at(gpu, n * a.ld, a.at_row(from).at, a.dtype, rounded.at, DType::Bf16)?;
         if form == Form::Tn {
             let put = if from > 0 { Put::Add } else { c.put };
-            mma(gpu, form, Dims { k: n, ..d }, rounded, b.from_row(from), Target { put, ..c }, grain)?;
+            mma(gpu, form, Dims { k: n, ..d }, rounded, b.at_row(from), Target { put, ..c }, grain)?;
         } else {
             let at = c.at + (from * d.n * c.dtype.bytes()) as u64;
             mma(gpu, form, Dims { m: n, ..d }, rounded, b, Target { at, ..c }, grain)?;
@@ -126,7 +126,7 @@ fn mma(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize
     // A grain of tokens after another, each onto what the one before left: the bits of so many calls.
     let step = if form == Form::Tn { grain.max(1) } else { d.k };
     for from in (0..d.k).step_by(step) {
-        let (a, b) = if from > 0 { (a.from_row(from), b.from_row(from)) } else { (a, b) };
+        let (a, b) = if from > 0 { (a.at_row(from), b.at_row(from)) } else { (a, b) };
         let args = Args::new().address(a.at).int(a.ld).int(d.m).address(b.at).int(b.ld).int(d.n);
         let to = Target { put: if from > 0 { Put::Add } else { c.put }, ..c };
         let args = args.address(c.at).address(added(to)).int(step.min(d.k - from)).flag(c.dtype == DType::Bf16);

@@ -26,7 +26,7 @@ pub(super) fn train(gpu: &Gpu, d: Dims, a: Train<'_>, grain: usize) -> Result<()
     for at in (0..d.rows).step_by(grain) {
         for from in (at..at + grain).step_by(d.chunk) {
             let chunk = d.chunk.min(at + grain - from);
-            logits(gpu, d, chunk, n.from_row(from), w, z)?;
+            logits(gpu, d, chunk, n.at_row(from), w, z)?;
             for first in (0..chunk).step_by(at_once) {
                 let rows = at_once.min(chunk - first);
                 let row = from + first;
@@ -47,7 +47,7 @@ pub(super) fn train(gpu: &Gpu, d: Dims, a: Train<'_>, grain: usize) -> Result<()
                 product_at(gpu, Form::Nn, matmul::Dims { m: rows, n: d.cols, k: d.vocab }, g, w, to, 1)?;
                 let to = Target { at: dw, dtype: DType::F32, put: Put::Add };
                 let dims = matmul::Dims { m: d.vocab, n: d.cols, k: rows };
-                product_at(gpu, Form::Tn, dims, g, n.from_row(row), to, rows)?;
+                product_at(gpu, Form::Tn, dims, g, n.at_row(row), to, rows)?;
             }
         }
     }
@@ -64,7 +64,7 @@ pub(super) fn score(gpu: &Gpu, d: Dims, a: Score<'_>) -> Result<()> {
     let (targets, nll, z) = (a.targets.device()?, a.nll.device_mut()?, a.logits.device_mut()?);
     for from in (0..d.rows).step_by(d.chunk) {
         let rows = d.chunk.min(d.rows - from);
-        logits(gpu, d, rows, n.from_row(from), w, z)?;
+        logits(gpu, d, rows, n.at_row(from), w, z)?;
         let args = Args::new().address(z).address(targets + 4 * from as u64).address(nll + 4 * from as u64);
         gpu.launch(kernel("xent", "xent_loss"), Grid::row(rows, THREADS), &args.int(d.vocab))?;
     }
