@@ -8,6 +8,8 @@ mod hash;
 mod key;
 mod spec;
 
+pub mod blob;
+pub mod net;
 pub mod round;
 pub mod sim;
 pub mod state;

@@ -1,0 +1,179 @@
+//! Keeps links alive: dials who should be linked and is not, with back-off, and learns of others.
+//!
+//! Up to `links_max` links are opened from here; preferred peers (the validators) come first, then the rest of the
+//! book in an order that the seed turns, so that in a large run each process keeps others than its neighbour does. Of
+//! a pair that both want the link, both dial: `link.rs` keeps one. A peer that does not answer is tried again after a
+//! wait that grows to a minute.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::backoff::{Backoff, Jitter};
+use super::frame::{Frame, Place};
+use super::{NetError, ROLE_BOOTSTRAP, Shared, link};
+use crate::key::PeerId;
+
+const TURN: Duration = Duration::from_millis(500);
+/// Dials started in one turn at most.
+const DIALS_PER_TURN: usize = 8;
+const ASK_EVERY: Duration = Duration::from_secs(15);
+
+struct Wait {
+    backoff: Backoff,
+    until: Instant,
+}
+
+impl Wait {
+    fn new(seed: u64) -> Wait {
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60), seed);
+        Wait { backoff, until: Instant::now() }
+    }
+}
+
+/// Asks a peer whom it knows.
+pub(super) fn ask(net: &Arc<Shared>, peer: PeerId) {
+    // A link that ends meanwhile is asked again when it comes back.
+    let _ = link::queue(net, peer, Frame::WhoIsWhere.to_wire());
+}
+
+/// Answers such a question.
+pub(super) fn tell(net: &Arc<Shared>, asker: PeerId) {
+    let state = net.state();
+    let Some(link) = state.links.get(&asker) else { return };
+    let places = state.book.tell(&asker, state.generation);
+    let _ = link.queue(Frame::Where(places).to_wire());
+}
+
+/// Takes such an answer: hints, no more.
+pub(super) fn heard(net: &Arc<Shared>, places: Vec<Place>) {
+    let mut state = net.state();
+    for place in places.into_iter().filter(|p| p.id != net.me) {
+        state.book.heard(place.id, &place.addrs);
+    }
+}
+
+pub(super) async fn keep(net: Arc<Shared>, join: Vec<SocketAddr>, prefer: BTreeSet<PeerId>) {
+    let mut order = Jitter::new(net.config.seed ^ u64::from_le_bytes(net.me.0[..8].try_into().expect("8 of 32 bytes")));
+    let turn_of_book = order.draw();
+    let mut joins: Vec<(SocketAddr, Option<PeerId>, Wait)> =
+        join.into_iter().map(|a| (a, None, Wait::new(order.draw()))).collect();
+    let mut peers: BTreeMap<PeerId, Wait> = BTreeMap::new();
+    let mut asked = Instant::now();
+    loop {
+        if net.state().closing {
+            return;
+        }
+        for (addr, known, wait) in &mut joins {
+            let linked = known.is_some_and(|id| net.state().links.contains_key(&id));
+            if linked || wait.until > Instant::now() {
+                continue;
+            }
+            match link::connect(&net, *addr, None).await {
+                Ok(id) => {
+                    *known = Some(id);
+                    wait.backoff.clear();
+                }
+                Err(NetError::Own { .. }) => wait.until = Instant::now() + Duration::from_secs(3600),
+                Err(e) => {
+                    tracing::debug!(target: "esker::net", %addr, error = %e, "join");
+                    wait.until = Instant::now() + wait.backoff.fail();
+                }
+            }
+        }
+        for id in candidates(&net, &prefer, turn_of_book, &peers) {
+            let wait = peers.entry(id).or_insert_with(|| Wait::new(order.draw()));
+            // The wait is set before the dial, which runs beside this loop, and forgotten once there is a link.
+            wait.until = Instant::now() + wait.backoff.fail();
+            let net = net.clone();
+            tokio::spawn(async move {
+                if let Err(e) = reach(&net, id).await {
+                    tracing::debug!(target: "esker::net", peer = %id, error = %e, "dial");
+                }
+            });
+        }
+        peers.retain(|id, _| !net.state().links.contains_key(id));
+        if asked.elapsed() >= ASK_EVERY {
+            asked = Instant::now();
+            let linked: Vec<PeerId> = net.state().links.keys().copied().collect();
+            linked.into_iter().for_each(|id| ask(&net, id));
+        }
+        tokio::time::sleep(TURN).await;
+    }
+}
+
+/// Whom to dial in this turn.
+fn candidates(
+    net: &Arc<Shared>,
+    prefer: &BTreeSet<PeerId>,
+    turn: u64,
+    waits: &BTreeMap<PeerId, Wait>,
+) -> Vec<PeerId> {
+    let now = Instant::now();
+    let state = net.state();
+    let free = |id: &PeerId| {
+        *id != net.me
+            && !state.links.contains_key(id)
+            && !state.dialing.contains(id)
+            && waits.get(id).is_none_or(|w| w.until <= now)
+    };
+    let mut out: Vec<PeerId> = prefer.iter().copied().filter(free).take(DIALS_PER_TURN).collect();
+    let room = net.config.links_max.saturating_sub(state.links.len()).min(DIALS_PER_TURN);
+    let known: Vec<PeerId> = state.book.ids().collect();
+    let first = if known.is_empty() { 0 } else { (turn % known.len() as u64) as usize };
+    for id in known[first..].iter().chain(&known[..first]) {
+        if out.len() >= room {
+            break;
+        }
+        if free(id) && !prefer.contains(id) {
+            out.push(*id);
+        }
+    }
+    out
+}
+
+pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetError> {
+    let addrs = {
+        let mut state = net.state();
+        if state.links.contains_key(&peer) {
+            return Ok(());
+        }
+        if state.closing {
+            return Err(NetError::Closing);
+        }
+        state.dialing.insert(peer);
+        state.book.addrs(&peer)
+    };
+    let mut last = NetError::NoAddress { peer };
+    for addr in addrs {
+        match link::connect(net, addr, Some(peer)).await {
+            Ok(_) => {
+                net.state().dialing.remove(&peer);
+                return Ok(());
+            }
+            Err(e) => last = e,
+        }
+    }
+    let via: Vec<PeerId> = {
+        let state = net.state();
+        state.links.iter().filter(|(_, l)| l.roles() & ROLE_BOOTSTRAP != 0).map(|(id, _)| *id).collect()
+    };
+    for bootstrap in via {
+        if link::queue(net, bootstrap, Frame::PunchAsk { target: peer }.to_wire()).is_err() {
+            continue;
+        }
+        let until = Instant::now() + link::DIAL;
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if net.state().links.contains_key(&peer) {
+                net.state().dialing.remove(&peer);
+                return Ok(());
+            }
+        }
+    }
+    net.state().dialing.remove(&peer);
+    Err(last)
+}
