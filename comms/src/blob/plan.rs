@@ -6,7 +6,8 @@
 //!
 //! cost(p) = (requests at p + 1) · seconds a chunk of p takes        (1 s until it is known)
 //!
-//! Requests at once, over all: 2 s of what has come lately, between 4 and 32. Over one holder: its share of those, 2
+//! Requests at once, over all: 32 at first, then 2 s of what has come lately, between 4 and 32, and a quarter less when
+//! one fails. Over one holder: its share of those, 2
 //! at least. When nothing is left but chunks that somebody is late with, a second holder is asked too, once.
 //!
 //! | outcome | what follows |
@@ -119,6 +120,8 @@ struct Holder {
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(3);
 const LIAR_RESTS: Duration = Duration::from_secs(600);
+/// Requests at once at most. A process that dies loses no more than these.
+const SLOTS_MAX: usize = 32;
 /// Chunks looked at when the rarest is sought.
 const LOOK: u32 = 256;
 
@@ -143,7 +146,7 @@ impl Plan {
             order: Vec::new(),
             holders: BTreeMap::new(),
             at_once: 0,
-            slots: 8,
+            slots: SLOTS_MAX,
             window: (Duration::ZERO, 0),
             jitter: Jitter::new(seed),
             count: 0,
@@ -382,7 +385,10 @@ impl Plan {
                 _ => {}
             },
             Outcome::Busy => holder.rests_until = now + holder.busy.fail(),
-            Outcome::Failed => holder.rests_until = now + holder.fails.fail(),
+            Outcome::Failed => {
+                holder.rests_until = now + holder.fails.fail();
+                self.slots = (self.slots * 3 / 4).max(4);
+            }
             Outcome::Lie => {
                 holder.rests_until = now + LIAR_RESTS;
                 want.holders.remove(&job.peer);
@@ -404,7 +410,7 @@ impl Plan {
         let secs = now.saturating_sub(since).as_secs_f64();
         if secs >= 1.0 {
             let rate = bytes as f64 / secs.min(5.0);
-            self.slots = ((2.0 * rate / CHUNK as f64) as usize + 4).clamp(self.slots / 2, self.slots * 2).clamp(4, 32);
+            self.slots = ((2.0 * rate / CHUNK as f64) as usize + 4).clamp(self.slots / 2, self.slots * 2).clamp(4, SLOTS_MAX);
             self.window = (now, 0);
         }
     }
@@ -455,14 +461,14 @@ mod tests {
     fn work_is_spread_and_nothing_is_asked_twice() {
         let mut p = plan(100 * MIB, 4);
         let jobs = all(&mut p, NOW);
-        assert_eq!(jobs.len(), 8);
+        assert_eq!(jobs.len(), 32);
         for n in 1..=4 {
-            assert_eq!(jobs.iter().filter(|j| j.peer == id(n)).count(), 2);
+            assert_eq!(jobs.iter().filter(|j| j.peer == id(n)).count(), 8);
         }
         let mut pieces: Vec<_> = jobs.iter().map(|j| j.piece).collect();
         pieces.sort_unstable();
         pieces.dedup();
-        assert_eq!(pieces.len(), 8);
+        assert_eq!(pieces.len(), 32);
     }
 
     #[test]

@@ -25,8 +25,17 @@ const SLACK: Duration = Duration::from_millis(5);
 const SAMPLE_BYTES: u64 = 64 * 1400;
 
 /// Makes controllers.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct TolerantConfig(Arc<CubicConfig>);
+
+impl Default for TolerantConfig {
+    /// Starts with 32 packets in flight, as large servers of the web do, where RFC 9002 has 10.
+    fn default() -> TolerantConfig {
+        let mut cubic = CubicConfig::default();
+        cubic.initial_window(32 * 1200);
+        TolerantConfig(Arc::new(cubic))
+    }
+}
 
 impl ControllerFactory for TolerantConfig {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {

@@ -53,6 +53,7 @@ struct Host {
     waker: Option<Waker>,
     sent_to: BTreeSet<SocketAddr>,
     down: bool,
+    life: u64,
 }
 
 struct State {
@@ -101,6 +102,7 @@ impl Wire {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, a, b, 1)), 4000)
     }
 
+    /// The socket of a new process at host `n`. That of its predecessor is dead from now on: what it sends is lost.
     pub fn socket(&self, n: u16, line: Line) -> Arc<Socket> {
         let addr = Wire::addr(n);
         let now = Instant::now();
@@ -112,9 +114,12 @@ impl Wire {
             waker: None,
             sent_to: BTreeSet::new(),
             down: false,
+            life: 0,
         };
-        self.0.lock().unwrap().hosts.insert(addr, host);
-        Arc::new(Socket { addr, wire: self.clone(), sleep: Mutex::new(Box::pin(sleep_until(now))) })
+        let mut state = self.0.lock().unwrap();
+        let life = state.hosts.get(&addr).map_or(0, |h| h.life + 1);
+        state.hosts.insert(addr, Host { life, ..host });
+        Arc::new(Socket { addr, life, wire: self.clone(), sleep: Mutex::new(Box::pin(sleep_until(now))) })
     }
 
     /// A process at host `n`; its key and QUIC's draws follow from `n`.
@@ -208,6 +213,7 @@ impl State {
 
 pub struct Socket {
     addr: SocketAddr,
+    life: u64,
     wire: Wire,
     sleep: Mutex<Pin<Box<Sleep>>>,
 }
@@ -234,6 +240,9 @@ impl AsyncUdpSocket for Socket {
 
     fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
         let mut state = self.wire.0.lock().unwrap();
+        if state.hosts[&self.addr].life != self.life {
+            return Ok(());
+        }
         let each = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         transmit.contents.chunks(each).for_each(|packet| state.send(self.addr, transmit.destination, packet));
         Ok(())
@@ -242,6 +251,9 @@ impl AsyncUdpSocket for Socket {
     fn poll_recv(&self, cx: &mut Context, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
         let mut state = self.wire.0.lock().unwrap();
         let host = state.hosts.get_mut(&self.addr).unwrap();
+        if host.life != self.life {
+            return Poll::Pending;
+        }
         let now = Instant::now();
         let mut count = 0;
         while count < bufs.len() {
