@@ -10,8 +10,10 @@
 //! | 1 | the outline | the blob's size | 32 bytes a chunk |
 //! | 2 | what is there | the blob's size | one bit a chunk |
 //! | 3 | to fetch the blob from the asker and keep it | the blob's size | none |
+//! | 4 | so many zeros, to measure the way here | at most 1 MiB | the zeros |
+//! | 5 | to take so many bytes, which follow the request | at most 1 MiB | none |
 
-use super::tree::BLOB_MAX;
+use super::tree::{BLOB_MAX, CHUNK};
 use crate::hash::Hash;
 use crate::wire::codec::{Canonical, Malformed, Reader};
 
@@ -38,6 +40,10 @@ pub enum Ask {
     Have(u64),
     /// To fetch a blob of this size from the asker.
     Keep(u64),
+    /// Zeros, to measure the way down.
+    Down(u32),
+    /// To take so many bytes, to measure the way up.
+    Up(u32),
 }
 
 /// The first byte of an answer.
@@ -66,6 +72,8 @@ impl Request {
             Ask::Outline(size) => (1, size),
             Ask::Have(size) => (2, size),
             Ask::Keep(size) => (3, size),
+            Ask::Down(n) => (4, u64::from(n)),
+            Ask::Up(n) => (5, u64::from(n)),
         };
         let mut out = Vec::with_capacity(REQUEST_BYTES);
         out.push(kind);
@@ -96,7 +104,10 @@ impl Request {
             1 => Ask::Outline(number),
             2 => Ask::Have(number),
             3 => Ask::Keep(number),
-            _ => return Err(Malformed::Value { what, why: "a kind that is not 0 to 3" }),
+            4 | 5 if number > CHUNK as u64 => return Err(Malformed::Long { what, got: number, max: CHUNK as u64 }),
+            4 => Ask::Down(number as u32),
+            5 => Ask::Up(number as u32),
+            _ => return Err(Malformed::Value { what, why: "a kind that is not 0 to 5" }),
         };
         Ok(Request { name, what: ask })
     }
@@ -108,7 +119,7 @@ mod tests {
 
     #[test]
     fn requests_go_round() {
-        for what in [Ask::Chunk(7), Ask::Outline(0), Ask::Have(BLOB_MAX), Ask::Keep(1)] {
+        for what in [Ask::Chunk(7), Ask::Outline(0), Ask::Have(BLOB_MAX), Ask::Keep(1), Ask::Down(9), Ask::Up(1 << 20)] {
             let request = Request { name: Hash([3; 32]), what };
             assert_eq!(Request::parse(&request.to_bytes()), Ok(request));
         }
@@ -117,7 +128,7 @@ mod tests {
         bytes[40] = 255;
         assert!(Request::parse(&bytes).is_err());
         bytes[40] = 0;
-        bytes[0] = 4;
+        bytes[0] = 6;
         assert!(Request::parse(&bytes).is_err());
     }
 }

@@ -111,6 +111,7 @@ struct Holder {
     at_once: usize,
     secs: f64,
     known: bool,
+    lied: bool,
     rests_until: Duration,
     fails: Backoff,
     busy: Backoff,
@@ -200,15 +201,20 @@ impl Plan {
             at_once: 0,
             secs: 1.0,
             known: false,
+            lied: false,
             rests_until: Duration::ZERO,
             fails: Backoff::new(s(1), s(60), seed),
             busy: Backoff::new(ms(200), s(5), !seed),
         });
     }
 
-    /// A peer is gone: it holds nothing until somebody says so again.
+    /// A peer is gone: it holds nothing until somebody says so again, and then begins afresh, unless it lied.
     pub fn gone(&mut self, peer: &PeerId) {
         self.wants.values_mut().for_each(|w| drop(w.holders.remove(peer)));
+        if let Some(h) = self.holders.get_mut(peer).filter(|h| !h.lied) {
+            h.rests_until = Duration::ZERO;
+            h.fails.clear();
+        }
     }
 
     /// Whether anything of the blob is missing here.
@@ -391,6 +397,7 @@ impl Plan {
             }
             Outcome::Lie => {
                 holder.rests_until = now + LIAR_RESTS;
+                holder.lied = true;
                 want.holders.remove(&job.peer);
             }
         }

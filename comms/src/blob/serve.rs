@@ -24,6 +24,13 @@ pub trait Policy: Send + Sync + 'static {
     /// Whether we fetch from `peer` a blob of `size` bytes that it offers, and keep it. If so, the callee sees to the
     /// fetching.
     fn offered(&self, peer: &PeerId, name: &Hash, size: u64) -> bool;
+
+    /// Bytes of at most one chunk that are known by their blake3 and lie elsewhere than in the store: parts of a state.
+    /// May block.
+    fn part(&self, name: &Hash) -> Option<Vec<u8>> {
+        let _ = name;
+        None
+    }
 }
 
 /// All blobs for all, no offers.
@@ -64,9 +71,9 @@ async fn answer(
     stream.read_exact(&mut bytes).await?;
     let Ok(request) = Request::parse(&bytes) else { return Ok(()) };
     let name = request.name;
-    let allowed = matches!(request.what, Ask::Keep(_)) || policy.may_have(&stream.peer, &name);
+    let allowed = !matches!(request.what, Ask::Chunk(_) | Ask::Outline(_) | Ask::Have(_)) || policy.may_have(&stream.peer, &name);
     let _slot = match (allowed, request.what) {
-        (true, Ask::Chunk(_)) => match slots.try_acquire_owned() {
+        (true, Ask::Chunk(_) | Ask::Down(_) | Ask::Up(_)) => match slots.try_acquire_owned() {
             Ok(slot) => Some(slot),
             Err(_) => return say(stream, Status::Busy, &[]).await,
         },
@@ -74,10 +81,7 @@ async fn answer(
     };
     let body: Option<Vec<u8>> = match (allowed, request.what) {
         (false, _) => None,
-        (_, Ask::Chunk(i)) => off(&store, move |s| s.read(&name, i)).await.unwrap_or_else(|e| {
-            tracing::error!(target: "esker::blob", error = %e, "read");
-            None
-        }),
+        (_, Ask::Chunk(i)) => chunk(&store, &policy, name, i).await,
         (_, Ask::Outline(size)) => {
             let outline = store.outline(&name).filter(|_| store.size(&name) == Some(size));
             outline.map(|o| o.bytes().to_vec())
@@ -90,11 +94,34 @@ async fn answer(
             let keeps = store.is_whole(&name) || policy.offered(&stream.peer, &name, size);
             keeps.then(Vec::new)
         }
+        (_, Ask::Down(n)) => Some(vec![0; n as usize]),
+        (_, Ask::Up(n)) => {
+            let mut left = n as usize;
+            let mut some = [0; 4096];
+            while left > 0 {
+                let part = left.min(some.len());
+                stream.read_exact(&mut some[..part]).await?;
+                left -= part;
+            }
+            Some(Vec::new())
+        }
     };
     match body {
         Some(body) => say(stream, Status::Here, &body).await,
         None => say(stream, Status::Absent, &[]).await,
     }
+}
+
+async fn chunk(store: &Arc<Store>, policy: &Arc<dyn Policy>, name: Hash, index: u32) -> Option<Vec<u8>> {
+    let held = off(store, move |s| s.read(&name, index)).await.unwrap_or_else(|e| {
+        tracing::error!(target: "esker::blob", error = %e, "read");
+        None
+    });
+    if held.is_some() || index > 0 {
+        return held;
+    }
+    let policy = policy.clone();
+    tokio::task::spawn_blocking(move || policy.part(&name)).await.ok().flatten()
 }
 
 async fn say(mut stream: Stream, status: Status, body: &[u8]) -> Result<(), StreamFault> {

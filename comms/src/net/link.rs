@@ -47,6 +47,7 @@ pub(crate) struct Link {
     generation: u64,
     dialed: bool,
     hello: Hello,
+    skew_ms: i64,
     tx: mpsc::Sender<Vec<u8>>,
     queued: Arc<AtomicUsize>,
     pub conn: Connection,
@@ -55,7 +56,7 @@ pub(crate) struct Link {
 impl Link {
     pub fn now(&self, peer: PeerId, pipes: usize) -> PeerNow {
         let addr = self.conn.remote_address();
-        PeerNow { peer, addr, rtt: self.conn.rtt(), hello: self.hello.clone(), pipes }
+        PeerNow { peer, addr, rtt: self.conn.rtt(), hello: self.hello.clone(), pipes, skew_ms: self.skew_ms }
     }
 
     pub fn roles(&self) -> u8 {
@@ -218,8 +219,16 @@ async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, rea
     let (queue, queued_frames) = mpsc::channel(QUEUE_FRAMES);
     let queued = Arc::new(AtomicUsize::new(0));
     let at_ms = clock_ms();
-    let entry =
-        Link { generation: 0, dialed, hello: hello.clone(), tx: queue, queued: queued.clone(), conn: conn.clone() };
+    let sent_ms = at_ms as i64 - conn.rtt().as_millis() as i64 / 2;
+    let entry = Link {
+        generation: 0,
+        dialed,
+        hello: hello.clone(),
+        skew_ms: (hello.clock_ms as i64).saturating_sub(sent_ms),
+        tx: queue,
+        queued: queued.clone(),
+        conn: conn.clone(),
+    };
     let Some((generation, first)) = install(&net, peer, entry) else {
         // The other link stays; this one has nothing queued.
         let _ = ready.map(|r| r.send(Ok(())));

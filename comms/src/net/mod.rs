@@ -249,6 +249,8 @@ pub struct PeerNow {
     pub hello: frame::Hello,
     /// Pipes open to it.
     pub pipes: usize,
+    /// Its clock less ours when it came, milliseconds, half a round trip allowed for.
+    pub skew_ms: i64,
 }
 
 /// What the network brings; each channel has a bound and pushes back.

@@ -1,0 +1,459 @@
+//! The driver: facts into the machine, orders out of it.
+//!
+//! One task owns the machine. What it starts (requests, timers, the work) comes back as news over one channel, so that
+//! the machine sees one thing after another. Orders are carried out in their order; a record is on disk before the
+//! order behind it is begun.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::journal::Journal;
+use super::policy::{Offer, Rules};
+use super::status::Board;
+use super::threads::{self, Hands, Task};
+use super::{NodeError, Setup, Stop, TrainJob, Way, Work, role, sync};
+use crate::blob::route::{Bucket, Mesh, Seeded, Want as BlobWant};
+use crate::blob::serve::serve;
+use crate::blob::{BLOB_MAX, Fetcher, Priority, Route, Store};
+use crate::net::{Event as NetEvent, Inbox, Net, clock_ms};
+use crate::round::admit::BySpec;
+use crate::round::{Event, Fact, Machine, Order, Record, Recovered, Time, Urgency, Want, Whom};
+use crate::state::Tree;
+use crate::wire::{Body, Message};
+use crate::{Hash, PeerId, RunSpec};
+
+/// What comes back to the driver.
+pub(super) enum News {
+    Fact(Fact),
+    Trained { fact: Fact, loss: Option<f32> },
+    /// A fetch has ended.
+    Blob { name: Hash, held: bool },
+    /// The leaves of a sync are in the store.
+    Fetched { round: u64, root: Hash, leaves: Vec<(u64, Hash)> },
+    Broken(NodeError),
+}
+
+/// What follows from blobs of the mesh that nobody gives for so long.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// Runs a process until it is told to stop. `up` is called once it is on the network and knows its state.
+///
+/// # Errors
+/// When the disk fails, the work fails, or the state at hand is not the run's.
+pub async fn run(
+    setup: Setup,
+    net: Net,
+    inbox: Inbox,
+    work: Arc<dyn Work>,
+    stop: Arc<Stop>,
+    board: Arc<Board>,
+    up: impl FnOnce(),
+) -> Result<(), NodeError> {
+    let (mut driver, mut news) = Driver::new(setup, net, work, stop.clone(), board).await?;
+    let offers = driver.offers.take().expect("fresh");
+    let Inbox { mut events, streams } = inbox;
+    tokio::spawn(serve(driver.net.clone(), streams, driver.store.clone(), driver.hands.rules.clone()));
+    tokio::spawn(keep_offers(offers, driver.fetcher.clone(), driver.store.clone(), driver.applied.clone()));
+    up();
+    let mut orders = std::mem::take(&mut driver.first);
+    let result = loop {
+        if let Err(e) = driver.carry_out(&mut orders) {
+            break Err(e);
+        }
+        match stop.asked() {
+            0 => {}
+            1 => break Ok(()),
+            _ => {
+                driver.end_work();
+                return Ok(());
+            }
+        }
+        let wake = driver.wakes.first().map_or(Duration::from_secs(3600), |t| Duration::from_millis(*t));
+        tokio::select! {
+            biased;
+            () = stop.told.notified() => continue,
+            Some(word) = news.recv() => {
+                if let Err(e) = driver.take(word, &mut orders) {
+                    break Err(e);
+                }
+            }
+            Some(event) = events.recv() => driver.event(event, &mut orders),
+            () = sleep_until(driver.start + wake) => {
+                let now = driver.now();
+                driver.wakes = driver.wakes.split_off(&(now + 1));
+                driver.machine.step(now, Fact::Tick, &mut orders);
+            }
+        }
+    };
+    driver.end_work();
+    driver.net.close().await;
+    result
+}
+
+/// Fetches what peers push to a seeder, from who pushed it.
+async fn keep_offers(
+    mut offers: mpsc::UnboundedReceiver<Offer>,
+    fetcher: Fetcher,
+    store: Arc<Store>,
+    applied: Arc<AtomicU64>,
+) {
+    while let Some(Offer { peer, name, size, drop }) = offers.recv().await {
+        if let Some(old) = drop {
+            fetcher.drop_want(old);
+            let _ = store.remove(&old);
+        }
+        let keep = applied.load(Ordering::Relaxed) + 4;
+        let fetcher = fetcher.clone();
+        tokio::spawn(async move {
+            let come = fetcher.fetch(name, size, keep, Priority::Seeding, vec![peer]);
+            match timeout(GIVE_UP * 10, come).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!(target: "esker::peer", error = %e, "seeding"),
+                Err(_) => fetcher.drop_want(name),
+            }
+        });
+    }
+}
+
+struct Driver {
+    run: Hash,
+    spec: Arc<RunSpec>,
+    machine: Machine,
+    first: Vec<Order>,
+    net: Net,
+    store: Arc<Store>,
+    fetcher: Fetcher,
+    route: Arc<dyn Route>,
+    seeded: bool,
+    hands: Hands,
+    journal: Journal,
+    train: Option<std_mpsc::Sender<TrainJob>>,
+    state: Option<std_mpsc::Sender<Task>>,
+    offers: Option<mpsc::UnboundedReceiver<Offer>>,
+    /// Blobs under way: how urgent, and whose.
+    fetching: BTreeMap<Hash, (Urgency, PeerId)>,
+    wakes: BTreeSet<Time>,
+    start: Instant,
+    applied: Arc<AtomicU64>,
+    board: Arc<Board>,
+    log: super::Log,
+}
+
+type Opened = (Driver, mpsc::UnboundedReceiver<News>);
+
+impl Driver {
+    async fn new(
+        setup: Setup,
+        net: Net,
+        work: Arc<dyn Work>,
+        _stop: Arc<Stop>,
+        board: Arc<Board>,
+    ) -> Result<Opened, NodeError> {
+        let Setup { spec, key, roles, dir, quota, join, token, way, log } = setup;
+        if spec.blob_bytes > BLOB_MAX {
+            return Err(NodeError::Updates { bytes: spec.blob_bytes });
+        }
+        let run = spec.id();
+        let (applied, _) = work.settled();
+        let tree = Arc::new(Tree::of(&spec, &threads::View(&*work)));
+        // What the weights are counts, not what they were: a flipped bit is found by the first comparison.
+        let root = tree.root();
+        if applied == 0 && root != spec.genesis {
+            return Err(NodeError::Genesis { got: root, want: spec.genesis });
+        }
+        let (store, found) = Store::open(&dir.join("blobs"), quota)?;
+        tracing::info!(target: "esker::peer", ?found, "blobs");
+        let store = Arc::new(store);
+        let keep_from = applied.saturating_sub(2 * u64::from(spec.limits.checkpoint_rounds) + 2);
+        let (journal, records) = Journal::open(&dir, &spec, keep_from)?;
+        let (news, news_rx) = mpsc::unbounded_channel();
+        let (offers, offers_rx) = mpsc::unbounded_channel();
+        let seeds = roles & (role::SEEDER | role::VALIDATOR) != 0 || spec.is_validator(&key.id());
+        let rules = Arc::new(Rules::new(spec.blob_bytes, seeds, offers, work.clone()));
+        rules.set_tree(tree);
+        hide_unrevealed(&rules, &spec, &records, applied);
+        let (liars, liars_rx) = mpsc::unbounded_channel();
+        tokio::spawn(tell_liars(liars_rx));
+        let seed = u64::from_le_bytes(key.id().0[..8].try_into().expect("8 of 32 bytes"));
+        let fetcher = Fetcher::start(net.clone(), store.clone(), seed, liars);
+        let (route, seeded): (Arc<dyn Route>, bool) = match way {
+            Way::Mesh => (Arc::new(Mesh { fetcher: fetcher.clone() }), false),
+            Way::Seeded => {
+                let seeders = spec.validators.iter().copied().filter(|v| *v != net.me()).collect();
+                let (net, store, fetcher) = (net.clone(), store.clone(), fetcher.clone());
+                (Arc::new(Seeded { net, store, fetcher, seeders }), true)
+            }
+            Way::Bucket(bucket) => (Arc::new(Bucket { store: store.clone(), bucket }), false),
+        };
+        let stop_to = Arc::new(AtomicU64::new(0));
+        let hands = Hands { spec: spec.clone(), work, store: store.clone(), rules, news, stop_to };
+        let (train, state) = start_threads(&hands)?;
+        let held = store.list().into_iter().filter(|(_, _, whole)| *whole).map(|(name, ..)| name).collect();
+        let recovered = Recovered { applied, root, records, held };
+        let mut first = Vec::new();
+        let trains = roles & role::PEER != 0;
+        let machine = Machine::new(spec.clone(), key, trains, token, Box::new(BySpec), recovered, 0, &mut first);
+        net.keep(join, spec.validators.iter().copied().collect());
+        board.opened(applied, root);
+        let driver = Driver {
+            run,
+            spec,
+            machine,
+            first,
+            net,
+            store,
+            fetcher,
+            route,
+            seeded,
+            hands,
+            journal,
+            train: Some(train),
+            state: Some(state),
+            offers: Some(offers_rx),
+            fetching: BTreeMap::new(),
+            wakes: BTreeSet::new(),
+            start: Instant::now(),
+            applied: Arc::new(AtomicU64::new(applied)),
+            board,
+            log,
+        };
+        Ok((driver, news_rx))
+    }
+
+    fn now(&self) -> Time {
+        self.start.elapsed().as_millis() as Time
+    }
+
+    /// Lets the work's threads end: training stops at the next step.
+    fn end_work(&mut self) {
+        self.hands.stop_to.store(u64::MAX, Ordering::Release);
+        (self.train, self.state) = (None, None);
+    }
+
+    fn event(&mut self, event: NetEvent, orders: &mut Vec<Order>) {
+        let now = self.now();
+        let fact = match event {
+            NetEvent::Up { peer, .. } => {
+                // Who comes back is asked again for what it is known to have.
+                let theirs = self.fetching.iter().filter(|(_, (_, from))| *from == peer);
+                theirs.for_each(|(name, _)| self.fetcher.holds(*name, peer, true));
+                Fact::Up(peer)
+            }
+            NetEvent::Down { peer, .. } => {
+                self.fetcher.gone(peer);
+                Fact::Down(peer)
+            }
+            NetEvent::Message { peer, bytes } => match Message::open(&self.spec, &self.run, bytes) {
+                Ok(msg) => Fact::Message { from: peer, msg },
+                Err(e) => {
+                    tracing::debug!(target: "esker::peer", %peer, error = %e, "message");
+                    return self.board.refused_message();
+                }
+            },
+        };
+        self.machine.step(now, fact, orders);
+    }
+
+    fn take(&mut self, news: News, orders: &mut Vec<Order>) -> Result<(), NodeError> {
+        let now = self.now();
+        let fact = match news {
+            News::Fact(fact) => {
+                if let Fact::Folded { round, .. } | Fact::Synced { round, .. } = fact {
+                    self.applied.store(round, Ordering::Relaxed);
+                    self.store.prune(round)?;
+                }
+                fact
+            }
+            News::Trained { fact, loss } => {
+                self.board.trained(&fact, loss);
+                fact
+            }
+            News::Blob { name, held } => {
+                self.fetching.remove(&name);
+                if held { Fact::Held(vec![name]) } else { Fact::Lacking(vec![name]) }
+            }
+            News::Fetched { round, root, leaves } => {
+                self.task(Task::Mend { round, root, leaves });
+                return Ok(());
+            }
+            News::Broken(e) => return Err(e),
+        };
+        self.machine.step(now, fact, orders);
+        Ok(())
+    }
+
+    fn task(&self, task: Task) {
+        // A thread that has ended has said why; its news comes next.
+        let _ = self.state.as_ref().map(|tx| tx.send(task));
+    }
+
+    fn carry_out(&mut self, orders: &mut Vec<Order>) -> Result<(), NodeError> {
+        for order in orders.drain(..) {
+            self.order(order)?;
+        }
+        self.board.now(&self.machine, &self.net, &self.store, &self.fetcher);
+        Ok(())
+    }
+
+    fn order(&mut self, order: Order) -> Result<(), NodeError> {
+        match order {
+            // A link that is gone is a fact that the machine is about to hear.
+            Order::Send { to, msg } => drop(self.net.send(to, msg.bytes())),
+            Order::Flood { to, msg } => {
+                let spec = self.spec.clone();
+                let among = |peer: &PeerId| match to {
+                    Whom::All => true,
+                    Whom::Validators => spec.is_validator(peer),
+                    Whom::Mesh => !spec.is_validator(peer),
+                };
+                let peers: Vec<PeerId> = self.machine.connected().copied().filter(among).collect();
+                peers.into_iter().for_each(|peer| drop(self.net.send(peer, msg.bytes())));
+            }
+            Order::Train { round, slot, slots, base, base_root, deadline } => {
+                let budget_ms = deadline.saturating_sub(self.now());
+                let (run, peer) = (self.run, self.net.me());
+                let job = TrainJob { run, round, peer, slot, slots, base, base_root, budget_ms };
+                self.board.training(Some(round));
+                let _ = self.train.as_ref().map(|tx| tx.send(job));
+            }
+            Order::Stop { round } => drop(self.hands.stop_to.fetch_max(round, Ordering::AcqRel)),
+            Order::Serve { blob } => self.reveal(blob),
+            Order::Fetch { wants, urgency } => wants.into_iter().for_each(|want| self.fetch(want, urgency)),
+            Order::Check { blob, expect } => self.task(Task::Check { blob, expect }),
+            Order::Fold { round, parts } => self.task(Task::Fold { round, parts }),
+            Order::Snapshot { round, .. } => self.task(Task::Snapshot { round }),
+            Order::Sync { round, root, from } => {
+                tokio::spawn(sync::run(sync::Job {
+                    spec: self.spec.clone(),
+                    store: self.store.clone(),
+                    fetcher: self.fetcher.clone(),
+                    news: self.hands.news.clone(),
+                    own: self.hands.rules.tree(),
+                    round,
+                    root,
+                    from,
+                    keep: round + 1,
+                }));
+            }
+            Order::Forget { blobs } => {
+                for blob in blobs {
+                    self.fetcher.drop_want(blob);
+                    self.hands.rules.show(&blob);
+                    self.store.remove(&blob)?;
+                }
+            }
+            Order::Persist(record) => self.journal.append(&record)?,
+            Order::Wake(at) => drop(self.wakes.insert(at)),
+            Order::Log(event) => {
+                self.board.event(&event);
+                (self.log)(clock_ms(), &event);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows our update and sends it out by the run's way.
+    fn reveal(&self, blob: Hash) {
+        self.hands.rules.show(&blob);
+        let route = self.route.clone();
+        tokio::spawn(async move {
+            if let Err(e) = route.publish(blob).await {
+                tracing::warn!(target: "esker::peer", route = route.name(), error = %e, "publish");
+            }
+        });
+    }
+
+    fn fetch(&mut self, want: Want, urgency: Urgency) {
+        let Want { blob: name, bytes: size, from } = want;
+        let news = self.hands.news.clone();
+        if self.store.is_whole(&name) {
+            let _ = news.send(News::Blob { name, held: true });
+            return;
+        }
+        let known = self.fetching.get(&name).map(|(urgency, _)| *urgency);
+        if known.is_some_and(|u| u <= urgency) {
+            return;
+        }
+        self.fetching.insert(name, (urgency, from));
+        let mut holders = vec![from];
+        if urgency != Urgency::Collect {
+            // A manifest lists only what a quorum of the validators holds.
+            holders.extend(self.spec.validators.iter().filter(|v| **v != from && self.net.linked(v)));
+        } else if self.seeded {
+            holders.retain(|p| self.net.linked(p));
+        }
+        let priority = match urgency {
+            Urgency::Listed => Priority::Manifest,
+            Urgency::Collect => Priority::Round,
+            Urgency::CatchUp => Priority::CatchUp,
+        };
+        let keep = self.hands.keep(self.machine.tip().map_or(0, |s| s.manifest.round) + 1);
+        let (route, fetcher) = (self.route.clone(), self.fetcher.clone());
+        let limit = match urgency {
+            Urgency::Collect => Duration::from_millis(self.spec.times.collect_ms).max(Duration::from_secs(5)),
+            _ => GIVE_UP,
+        };
+        tokio::spawn(async move {
+            let come = timeout(limit, route.fetch(BlobWant { name, size, keep, priority, holders })).await;
+            let held = match come {
+                Ok(Ok(())) => true,
+                Ok(Err(e)) => {
+                    tracing::debug!(target: "esker::peer", blob = %name, error = %e, "fetch");
+                    false
+                }
+                Err(_) => {
+                    fetcher.drop_want(name);
+                    false
+                }
+            };
+            let _ = news.send(News::Blob { name, held });
+        });
+    }
+}
+
+/// Our commits of rounds that are not settled: their updates stay hidden until a quorum closes the round again.
+fn hide_unrevealed(rules: &Rules, spec: &RunSpec, records: &[Record], applied: u64) {
+    for record in records {
+        if let Record::Commit(bytes) = record
+            && let Ok((Body::Commit(commit), _)) = Message::decode(spec, bytes)
+            && commit.round > applied
+        {
+            rules.hide(commit.blob);
+        }
+    }
+}
+
+async fn tell_liars(mut liars: mpsc::UnboundedReceiver<(PeerId, Hash)>) {
+    while let Some((peer, blob)) = liars.recv().await {
+        tracing::warn!(target: "esker::peer", %peer, %blob, "it sent bytes that are not the blob's");
+    }
+}
+
+type Threads = (std_mpsc::Sender<TrainJob>, std_mpsc::Sender<Task>);
+
+fn start_threads(hands: &Hands) -> Result<Threads, NodeError> {
+    let (train, jobs) = std_mpsc::channel();
+    let (state, tasks) = std_mpsc::channel();
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+        thread.map(drop).map_err(NodeError::Thread)
+    };
+    let (a, b) = (hands.clone(), hands.clone());
+    spawn("esker-train", Box::new(move || threads::train(&a, &jobs)))?;
+    spawn("esker-state", Box::new(move || threads::state(&b, &tasks)))?;
+    Ok((train, state))
+}
+
+/// Whether an event ends a round, for the board.
+pub(super) fn ends_round(event: &Event) -> Option<(u64, Hash)> {
+    match event {
+        Event::Applied { round, root } | Event::Synced { round, root } => Some((*round, *root)),
+        _ => None,
+    }
+}
