@@ -10,6 +10,7 @@ mod spec;
 
 pub mod blob;
 pub mod net;
+pub mod node;
 pub mod round;
 pub mod sim;
 pub mod state;

@@ -1,0 +1,209 @@
+//! A run that is small: a state of 300 000 values in two tensors, updates of a megabyte and a half of which 64 records
+//! mean something.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use esker_comms::net::backoff::Jitter;
+use esker_comms::node::{Made, TrainJob, Work};
+use esker_comms::round::{Expect, Part, Picks, Sound};
+use esker_comms::state::{Leaves, Tree};
+use esker_comms::wire::Reason;
+use esker_comms::{
+    Admission, Codec, Hash, Inner, Key, Knot, LEAF_BYTES, Limits, Mean, Outer, PROTOCOL, PeerId, Protocol, RunSpec,
+    Shape, Times,
+};
+
+const SHAPES: [Shape; 2] = [Shape { rows: 4, cols: 70_000 }, Shape { rows: 1, cols: 20_000 }];
+const VALUES: usize = 300_000;
+const PICKS: usize = 64;
+const HEAD: usize = 32 + 8 + 32 + 32;
+const UPDATE: usize = 3 << 19;
+
+pub fn key(n: u8) -> Key {
+    Key::from_seed([n; 32])
+}
+
+pub fn spec(validators: &[PeerId], slots: u32) -> RunSpec {
+    let mut validators = validators.to_vec();
+    validators.sort_unstable();
+    let mut spec = RunSpec {
+        name: "toy".into(),
+        protocol: Protocol { min: PROTOCOL, max: PROTOCOL },
+        model: Hash::of(b"model"),
+        data: Hash::of(b"data"),
+        genesis: Hash::NONE,
+        tensors: SHAPES.to_vec(),
+        inner: Inner { steps: 30, windows: 8, tokens: 1 << 16 },
+        outer: Outer {
+            tile: 4096,
+            k: 16,
+            codec: Codec::Ours,
+            mean: Mean::Peers,
+            beta: 0.95,
+            alpha: vec![Knot { round: 0, alpha: 1.0 }],
+        },
+        blob_bytes: UPDATE as u64,
+        delay: 0,
+        times: Times { train_ms: 1500, grace_ms: 500, collect_ms: 1500, attempt_ms: 1000, retry_ms: 300 },
+        quorum: (validators.len() * 2 / 3 + 1) as u16,
+        validators,
+        admission: Admission::Open,
+        limits: Limits {
+            rounds: 1 << 20,
+            slots,
+            contributors: slots,
+            peers_min: 1,
+            probation_rounds: 0,
+            behind_rounds: 3,
+            checkpoint_rounds: 4,
+            norm_ratio: 10.0,
+            overlap_max: 0.4,
+        },
+        seed: 1,
+    };
+    spec.genesis = Tree::of(&spec, &Values(&vec![0.0; VALUES])).root();
+    spec
+}
+
+struct Values<'a>(&'a [f32]);
+
+impl Leaves for Values<'_> {
+    fn leaf(&self, index: u64, into: &mut Vec<u8>) {
+        into.extend(self.0[range(index)].iter().flat_map(|x| x.to_le_bytes()));
+    }
+}
+
+/// Which values leaf `index` has: leaves do not cross tensors.
+fn range(index: u64) -> std::ops::Range<usize> {
+    let (mut first, mut start) = (0, 0);
+    for shape in SHAPES {
+        let values = shape.values() as usize;
+        if index < first + shape.leaves() {
+            let at = (index - first) as usize * (LEAF_BYTES / 4) as usize;
+            return start + at..start + values.min(at + (LEAF_BYTES / 4) as usize);
+        }
+        first += shape.leaves();
+        start += values;
+    }
+    panic!("toy: leaf {index}");
+}
+
+pub struct Toy {
+    file: PathBuf,
+    values: Mutex<Vec<f32>>,
+    settled: Mutex<(u64, Hash)>,
+    train: Duration,
+    pub trained: AtomicU64,
+}
+
+impl Toy {
+    pub fn open(dir: &Path, spec: &RunSpec, train: Duration) -> Toy {
+        std::fs::create_dir_all(dir).unwrap();
+        let file = dir.join("state");
+        let (settled, values) = match std::fs::read(&file) {
+            Ok(bytes) => {
+                let round = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                let root = Hash(bytes[8..40].try_into().unwrap());
+                let values = bytes[40..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                ((round, root), values)
+            }
+            Err(_) => ((0, spec.genesis), vec![0.0; VALUES]),
+        };
+        Toy { file, values: Mutex::new(values), settled: Mutex::new(settled), train, trained: AtomicU64::new(0) }
+    }
+
+    /// Flips one bit of one value in memory.
+    pub fn flip(&self, at: usize) {
+        let mut values = self.values.lock().unwrap();
+        values[at] = f32::from_bits(values[at].to_bits() ^ 4);
+    }
+}
+
+fn head(run: &Hash, round: u64, peer: &PeerId, base: &Hash) -> Vec<u8> {
+    [&run.0[..], &round.to_le_bytes(), &peer.0, &base.0].concat()
+}
+
+fn records(update: &[u8]) -> impl Iterator<Item = (usize, f32)> {
+    update[HEAD..HEAD + PICKS * 8].as_chunks::<8>().0.iter().map(|r| {
+        let (at, x) = r.split_at(4);
+        (u32::from_le_bytes(at.try_into().unwrap()) as usize, f32::from_le_bytes(x.try_into().unwrap()))
+    })
+}
+
+impl Work for Toy {
+    fn settled(&self) -> (u64, Hash) {
+        *self.settled.lock().unwrap()
+    }
+
+    fn train(&self, job: &TrainJob, stop: &dyn Fn() -> bool) -> Result<Made, String> {
+        let steps = 10;
+        let mut made = 0;
+        while made < steps && !stop() {
+            std::thread::sleep(self.train / steps);
+            made += 1;
+        }
+        self.trained.fetch_add(1, Ordering::Relaxed);
+        let mut dice = Jitter::new(u64::from_le_bytes(job.peer.0[..8].try_into().unwrap()) ^ job.round << 40);
+        let mut update = head(&job.run, job.round, &job.peer, &job.base_root);
+        for n in 0..PICKS {
+            let width = VALUES / PICKS;
+            let at = n * width + (dice.draw() % width as u64) as usize;
+            update.extend_from_slice(&(at as u32).to_le_bytes());
+            update.extend_from_slice(&(dice.unit() as f32 - 0.5).to_le_bytes());
+        }
+        while update.len() < UPDATE {
+            update.extend_from_slice(&dice.draw().to_le_bytes());
+        }
+        update.truncate(UPDATE);
+        Ok(Made { update, tokens: 1 << 12, steps: made, loss: Some(1.0 / job.round as f32) })
+    }
+
+    fn check(&self, run: &Hash, update: &[u8], expect: &Expect) -> Result<Sound, Reason> {
+        if update.len() != UPDATE {
+            return Err(Reason::Malformed);
+        }
+        let fits = |base: &Hash| update[..HEAD] == head(run, expect.round, &expect.peer, base);
+        if !expect.bases.iter().any(fits) {
+            return Err(Reason::StaleBase);
+        }
+        let norm = records(update).map(|(_, x)| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        Ok(Sound { norm, picks: Picks::of(records(update).map(|(at, _)| at as u64)) })
+    }
+
+    fn fold(&self, _: u64, parts: &[Part], read: &dyn Fn(&Hash) -> Result<Vec<u8>, String>) -> Result<(), String> {
+        let mut values = self.values.lock().unwrap();
+        for part in parts {
+            for (at, x) in records(&read(&part.blob)?) {
+                values[at] -= x * (part.weight as f32 / 65536.0) / parts.len() as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(&self, index: u64, into: &mut Vec<u8>) {
+        Values(&self.values.lock().unwrap()).leaf(index, into);
+    }
+
+    fn mend(&self, index: u64, bytes: &[u8]) -> Result<(), String> {
+        let mut values = self.values.lock().unwrap();
+        for (x, b) in values[range(index)].iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *x = f32::from_le_bytes(*b);
+        }
+        Ok(())
+    }
+
+    fn settle(&self, round: u64, root: Hash) -> Result<(), String> {
+        let mut bytes = round.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&root.0);
+        bytes.extend(self.values.lock().unwrap().iter().flat_map(|x| x.to_le_bytes()));
+        let aside = self.file.with_extension("new");
+        let write = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, &self.file));
+        write.map_err(|e| e.to_string())?;
+        *self.settled.lock().unwrap() = (round, root);
+        Ok(())
+    }
+}
