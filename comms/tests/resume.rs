@@ -190,7 +190,7 @@ fn a_bucket_is_not_believed() {
         let (from, to) = (open(theirs.path()), open(ours.path()));
         let name = from.insert(&blob, 0).unwrap();
         let want = Want { name, size: blob.len() as u64, keep: 0, priority: Priority::Round, holders: vec![] };
-        assert!(route(&to).fetch(want.clone()).await.is_err());
+        assert!(timeout(Duration::from_secs(5), route(&to).fetch(want.clone())).await.is_err());
         route(&from).publish(name).await.unwrap();
         route(&from).publish(name).await.unwrap();
         // One byte of the object changes.

@@ -2,7 +2,8 @@
 //!
 //! Each request runs as a task of its own, so a slow holder holds nobody else; what it brings is checked and written
 //! before the plan learns of it. A want ends when the blob is whole, when nobody waits for it any more, or when the
-//! store cannot take it; never because of a holder.
+//! store cannot take it; never because of one holder; but when all
+//! who were said to have the blob deny it, who waits is told so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,12 @@ pub enum FetchError {
     /// The fetcher has ended, with the process.
     #[error("the process is leaving")]
     Closing,
+    /// All who were said to have it have said that they do not.
+    #[error("nobody has {name}")]
+    Nobody {
+        /// The blob.
+        name: Hash,
+    },
     /// The want was dropped.
     #[error("{name} is not wanted any more")]
     Dropped {
@@ -199,6 +206,7 @@ impl Driver {
 
     fn done(&mut self, job: Job, outcome: Outcome, loss_e4: u8) {
         self.running.remove(&job);
+        let absent = matches!(outcome, Outcome::Absent | Outcome::Lie);
         match outcome {
             Outcome::Got => drop(self.counts.chunks.fetch_add(1, Ordering::Relaxed)),
             Outcome::Failed => drop(self.counts.failed.fetch_add(1, Ordering::Relaxed)),
@@ -218,8 +226,11 @@ impl Driver {
                 task.abort();
             }
         }
-        if self.store.is_whole(&job.name) {
-            self.end(job.name, Ok(()));
+        let name = job.name;
+        if self.store.is_whole(&name) {
+            self.end(name, Ok(()));
+        } else if absent && self.plan.hopeless(&name) {
+            self.end(name, Err(FetchError::Nobody { name }));
         }
     }
 

@@ -82,7 +82,8 @@ pub enum Outcome {
 #[derive(Debug)]
 enum Holding {
     All,
-    Some { bits: Bits, asked: Option<Duration> },
+    /// `later`: it may come to have more, so that it is worth waiting for.
+    Some { bits: Bits, asked: Option<Duration>, later: bool },
 }
 
 impl Holding {
@@ -194,7 +195,7 @@ impl Plan {
         if all {
             want.holders.insert(peer, Holding::All);
         } else {
-            want.holders.entry(peer).or_insert_with(|| Holding::Some { bits: Bits::none(len), asked: None });
+            want.holders.entry(peer).or_insert_with(|| Holding::Some { bits: Bits::none(len), asked: None, later: true });
         }
         let (s, ms) = (Duration::from_secs, Duration::from_millis);
         self.holders.entry(peer).or_insert_with(|| Holder {
@@ -225,6 +226,18 @@ impl Plan {
     /// Holders of a want, and chunks missing.
     pub fn progress(&self, name: &Hash) -> Option<(usize, u32)> {
         self.wants.get(name).map(|w| (w.holders.len(), w.missing.count()))
+    }
+
+    /// Whether nobody is known who has what is missing, and nobody who may yet come to have it.
+    pub fn hopeless(&self, name: &Hash) -> bool {
+        let Some(want) = self.wants.get(name) else { return false };
+        let helps = |h: &Holding| match h {
+            Holding::All => true,
+            Holding::Some { bits, later, .. } => {
+                *later || (0..bits.len()).any(|i| bits.get(i) && want.missing.get(i))
+            }
+        };
+        want.asked.is_empty() && !want.holders.values().any(helps)
     }
 
     /// The next request, if one can be made now.
@@ -267,7 +280,7 @@ impl Plan {
             .filter(|(peer, _)| free(peer) && !busy(peer))
             .find(|(_, h)| match h {
                 Holding::All => false,
-                Holding::Some { bits, asked } => !bits.is_full() && asked.is_none_or(|t| now >= t + ASK_AGAIN),
+                Holding::Some { bits, asked, .. } => !bits.is_full() && asked.is_none_or(|t| now >= t + ASK_AGAIN),
             })
             .map(|(peer, _)| (Piece::Have, *peer))
     }
@@ -379,14 +392,16 @@ impl Plan {
             Outcome::Absent => match (job.piece, want.holders.get_mut(&job.peer)) {
                 (Piece::Chunk(i), Some(holding)) => {
                     if let Holding::All = holding {
-                        *holding = Holding::Some { bits: Bits::all(chunks(want.size)), asked: Some(now) };
+                        *holding =
+                            Holding::Some { bits: Bits::all(chunks(want.size)), asked: Some(now), later: false };
                     }
                     if let Holding::Some { bits, .. } = holding {
                         bits.clear(i);
                     }
                 }
                 (Piece::Outline, Some(holding)) => {
-                    *holding = Holding::Some { bits: Bits::none(chunks(want.size)), asked: Some(now) };
+                    let later = matches!(holding, Holding::Some { later: true, .. });
+                    *holding = Holding::Some { bits: Bits::none(chunks(want.size)), asked: Some(now), later };
                 }
                 _ => {}
             },
@@ -541,6 +556,20 @@ mod tests {
         let loser = *slow.iter().find(|j| j.piece == second.piece).unwrap();
         assert_eq!(p.done(Duration::from_secs(5), second, Outcome::Got), [loser]);
         assert!(p.done(Duration::from_secs(6), loser, Outcome::Got).is_empty());
+    }
+
+    #[test]
+    fn a_want_is_hopeless_when_all_have_said_no() {
+        let mut p = plan(2 * MIB, 2);
+        assert!(!p.hopeless(&A));
+        while let Some(job) = p.next(NOW) {
+            p.done(NOW, job, Outcome::Absent);
+        }
+        assert!(p.hopeless(&A));
+        p.holds(&A, id(3), false);
+        assert!(!p.hopeless(&A));
+        p.gone(&id(3));
+        assert!(p.hopeless(&A));
     }
 
     #[test]

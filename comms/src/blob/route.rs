@@ -198,7 +198,15 @@ impl Route for Bucket {
         Box::pin(async move {
             let Want { name, size, keep, .. } = want;
             off(&self.store, move |s| s.begin(name, size, keep)).await.map_err(Arc::new)?;
-            super::bucket::fetch(&self.store, &*self.bucket, name, size).await
+            loop {
+                match super::bucket::fetch(&self.store, &*self.bucket, name, size).await {
+                    // Its maker is writing it: the caller says how long to wait.
+                    Err(RouteError::Bucket(e)) if matches!(*e, BucketError::Absent { .. }) => {
+                        tokio::time::sleep(POLL).await;
+                    }
+                    other => return other,
+                }
+            }
         })
     }
 }

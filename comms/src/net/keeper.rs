@@ -135,6 +135,15 @@ fn candidates(
     out
 }
 
+/// Marks a peer as being dialled until it is dropped, also when the dial is given up.
+struct Dialing<'a>(&'a Shared, PeerId);
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.0.state().dialing.remove(&self.1);
+    }
+}
+
 pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetError> {
     let addrs = {
         let mut state = net.state();
@@ -147,13 +156,11 @@ pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetErro
         state.dialing.insert(peer);
         state.book.addrs(&peer)
     };
+    let _dialing = Dialing(net, peer);
     let mut last = NetError::NoAddress { peer };
     for addr in addrs {
         match link::connect(net, addr, Some(peer)).await {
-            Ok(_) => {
-                net.state().dialing.remove(&peer);
-                return Ok(());
-            }
+            Ok(_) => return Ok(()),
             Err(e) => last = e,
         }
     }
@@ -169,11 +176,9 @@ pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetErro
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
             if net.state().links.contains_key(&peer) {
-                net.state().dialing.remove(&peer);
                 return Ok(());
             }
         }
     }
-    net.state().dialing.remove(&peer);
     Err(last)
 }

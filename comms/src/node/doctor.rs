@@ -1,6 +1,7 @@
 //! Why a process cannot take part: one line each.
 //!
-//! Dials the given addresses as a run would, with the owner's key, and measures what a round needs. Each finding is a
+//! Dials the given addresses as a run would and measures what a round needs. The key should be one of its own: a link
+//! made with that of a process that runs would take the place of that process's. Each finding is a
 //! fact with its figure; a bad one says what to do. Nothing here changes anything, save 8 MiB written to the run's
 //! folder and deleted.
 

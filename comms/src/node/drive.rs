@@ -39,8 +39,9 @@ pub(super) enum News {
     Broken(NodeError),
 }
 
-/// What follows from blobs of the mesh that nobody gives for so long.
+/// A blob that is still not here after this long is asked for anew.
 const GIVE_UP: Duration = Duration::from_secs(60);
+const SHOW_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a process until it is told to stop. `up` is called once it is on the network and knows its state.
 ///
@@ -55,7 +56,7 @@ pub async fn run(
     board: Arc<Board>,
     up: impl FnOnce(),
 ) -> Result<(), NodeError> {
-    let (mut driver, mut news) = Driver::new(setup, net, work, stop.clone(), board).await?;
+    let (mut driver, mut news) = Driver::new(setup, net, work, board).await?;
     let offers = driver.offers.take().expect("fresh");
     let Inbox { mut events, streams } = inbox;
     tokio::spawn(serve(driver.net.clone(), streams, driver.store.clone(), driver.hands.rules.clone()));
@@ -70,7 +71,7 @@ pub async fn run(
             0 => {}
             1 => break Ok(()),
             _ => {
-                driver.end_work();
+                driver.end_work().await;
                 return Ok(());
             }
         }
@@ -91,7 +92,7 @@ pub async fn run(
             }
         }
     };
-    driver.end_work();
+    driver.end_work().await;
     driver.net.close().await;
     result
 }
@@ -135,10 +136,12 @@ struct Driver {
     journal: Journal,
     train: Option<std_mpsc::Sender<TrainJob>>,
     state: Option<std_mpsc::Sender<Task>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     offers: Option<mpsc::UnboundedReceiver<Offer>>,
     /// Blobs under way: how urgent, and whose.
     fetching: BTreeMap<Hash, (Urgency, PeerId)>,
     wakes: BTreeSet<Time>,
+    shown: Instant,
     start: Instant,
     applied: Arc<AtomicU64>,
     board: Arc<Board>,
@@ -152,7 +155,6 @@ impl Driver {
         setup: Setup,
         net: Net,
         work: Arc<dyn Work>,
-        _stop: Arc<Stop>,
         board: Arc<Board>,
     ) -> Result<Opened, NodeError> {
         let Setup { spec, key, roles, dir, quota, join, token, way, log } = setup;
@@ -193,7 +195,7 @@ impl Driver {
         };
         let stop_to = Arc::new(AtomicU64::new(0));
         let hands = Hands { spec: spec.clone(), work, store: store.clone(), rules, news, stop_to };
-        let (train, state) = start_threads(&hands)?;
+        let (train, state, threads) = start_threads(&hands)?;
         let held = store.list().into_iter().filter(|(_, _, whole)| *whole).map(|(name, ..)| name).collect();
         let recovered = Recovered { applied, root, records, held };
         let mut first = Vec::new();
@@ -215,9 +217,11 @@ impl Driver {
             journal,
             train: Some(train),
             state: Some(state),
+            threads,
             offers: Some(offers_rx),
             fetching: BTreeMap::new(),
             wakes: BTreeSet::new(),
+            shown: Instant::now(),
             start: Instant::now(),
             applied: Arc::new(AtomicU64::new(applied)),
             board,
@@ -230,10 +234,15 @@ impl Driver {
         self.start.elapsed().as_millis() as Time
     }
 
-    /// Lets the work's threads end: training stops at the next step.
-    fn end_work(&mut self) {
+    /// Lets the work's threads end, training at its next step, and waits for them.
+    async fn end_work(&mut self) {
         self.hands.stop_to.store(u64::MAX, Ordering::Release);
         (self.train, self.state) = (None, None);
+        let threads = std::mem::take(&mut self.threads);
+        let join = move || threads.into_iter().try_for_each(std::thread::JoinHandle::join);
+        if let Ok(Err(panic)) = tokio::task::spawn_blocking(join).await {
+            std::panic::resume_unwind(panic);
+        }
     }
 
     fn event(&mut self, event: NetEvent, orders: &mut Vec<Order>) {
@@ -297,7 +306,13 @@ impl Driver {
         for order in orders.drain(..) {
             self.order(order)?;
         }
-        self.board.now(&self.machine, &self.net, &self.store, &self.fetcher);
+        // The board costs a look at each link: twenty times a second is enough, and the last look is never left out.
+        if self.shown.elapsed() >= SHOW_EVERY {
+            self.shown = Instant::now();
+            self.board.now(&self.machine, &self.net, &self.store, &self.fetcher);
+        } else {
+            self.wakes.insert(self.now() + SHOW_EVERY.as_millis() as Time);
+        }
         Ok(())
     }
 
@@ -435,19 +450,18 @@ async fn tell_liars(mut liars: mpsc::UnboundedReceiver<(PeerId, Hash)>) {
     }
 }
 
-type Threads = (std_mpsc::Sender<TrainJob>, std_mpsc::Sender<Task>);
+type Threads = (std_mpsc::Sender<TrainJob>, std_mpsc::Sender<Task>, Vec<std::thread::JoinHandle<()>>);
 
 fn start_threads(hands: &Hands) -> Result<Threads, NodeError> {
     let (train, jobs) = std_mpsc::channel();
     let (state, tasks) = std_mpsc::channel();
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-        let thread = std::thread::Builder::new().name(name.into()).spawn(body);
-        thread.map(drop).map_err(NodeError::Thread)
+        std::thread::Builder::new().name(name.into()).spawn(body).map_err(NodeError::Thread)
     };
     let (a, b) = (hands.clone(), hands.clone());
-    spawn("esker-train", Box::new(move || threads::train(&a, &jobs)))?;
-    spawn("esker-state", Box::new(move || threads::state(&b, &tasks)))?;
-    Ok((train, state))
+    let one = spawn("esker-train", Box::new(move || threads::train(&a, &jobs)))?;
+    let two = spawn("esker-state", Box::new(move || threads::state(&b, &tasks)))?;
+    Ok((train, state, vec![one, two]))
 }
 
 /// Whether an event ends a round, for the board.

@@ -57,10 +57,14 @@ pub(super) fn train(hands: &Hands, jobs: &std_mpsc::Receiver<TrainJob>) {
         let made = match hands.work.train(&job, &stop) {
             Ok(made) => made,
             Err(why) => {
+                // Not fatal: the machine waits for no update, and the next round may go better.
                 tracing::error!(target: "esker::peer", round, why, "no update");
                 continue;
             }
         };
+        if hands.stop_to.load(Ordering::Acquire) == u64::MAX {
+            return; // the process is leaving
+        }
         let want = hands.spec.blob_bytes;
         if made.update.len() as u64 != want {
             hands.fail("an update", format!("{} bytes, the run's spec says {want}", made.update.len()));
