@@ -131,7 +131,11 @@ fn a_killed_source_is_replaced_by_another_or_by_its_successor() {
             assert_eq!(Hash::of(&mine.read_all(&name).unwrap().unwrap()), name);
             let moved = net.traffic().down_bytes;
             assert!(moved as f64 <= 1.02 * size as f64 + f64::from(32 << 20), "{moved}");
-            println!("source killed: {:.1} MiB moved for 32, {} requests failed", moved as f64 / 1048576.0, fetcher.counts().failed.load(Ordering::Relaxed));
+            println!(
+                "source killed: {:.1} MiB moved for 32, {} requests failed",
+                moved as f64 / 1048576.0,
+                fetcher.counts().failed.load(Ordering::Relaxed)
+            );
         });
     }
 }
@@ -182,7 +186,8 @@ fn a_store_takes_up_what_is_true_on_disk_and_no_more() {
 #[test]
 fn a_bucket_is_not_believed() {
     run(async {
-        let (ours, theirs, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (ours, theirs, root) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let blob = noise(3 * CHUNK + 9, 4);
         let open = |dir: &Path| Arc::new(Store::open(dir, 1 << 30).unwrap().0);
         let folder = Folder::new(root.path());

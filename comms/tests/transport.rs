@@ -15,7 +15,12 @@ use tokio::time::{Instant, sleep};
 use virtual_net::{Line, Wire, drain, key, noise, run};
 
 /// Holders at hosts 1.., all with the blobs of `store`; the fetcher at host 0 with a link to each.
-async fn swarm(wire: &Wire, holders: u16, line: Line, store: &Arc<Store>) -> (Net, Arc<Store>, Fetcher, Vec<PeerId>, Vec<Net>) {
+async fn swarm(
+    wire: &Wire,
+    holders: u16,
+    line: Line,
+    store: &Arc<Store>,
+) -> (Net, Arc<Store>, Fetcher, Vec<PeerId>, Vec<Net>) {
     let (me, inbox) = wire.net(0, line, |c| c.links_max = 256);
     drain(inbox.events);
     let mut ids = Vec::new();
@@ -88,7 +93,7 @@ fn report(what: &str, r: &Result) {
 
 #[test]
 fn twenty_holders_fill_the_link() {
-    let r = fetch(20, Line::of(500.0, 100), 20, 48);
+    let r = fetch(20, Line::of(500.0, 100), 24, 48);
     report("20 holders, 500 Mbit/s, 100 ms", &r);
     assert!(r.mbit >= 450.0, "{:.0} Mbit/s", r.mbit);
     assert!(r.pipes >= 20);
@@ -112,7 +117,10 @@ fn matrix() {
             for loss in [0.0, 0.001, 0.01] {
                 let line = Line { loss, ..Line::of(mbit, rtt) };
                 let mib = if mbit < 100.0 { 8 } else { 64 };
-                report(&format!("{holders} holders, {mbit} Mbit/s, {rtt} ms, loss {loss}"), &fetch(holders, line, 8, mib));
+                report(
+                    &format!("{holders} holders, {mbit} Mbit/s, {rtt} ms, loss {loss}"),
+                    &fetch(holders, line, 8, mib),
+                );
             }
         }
     }
@@ -155,9 +163,17 @@ fn seventy_peers_mesh() {
         let whole = |n: &Net| n.traffic().links == usize::from(PEERS) - 1;
         while !nets.iter().all(|(n, _)| whole(n)) {
             sleep(Duration::from_millis(200)).await;
-            assert!(start.elapsed() < Duration::from_secs(90), "{:?}", nets.iter().map(|n| n.0.traffic().links).collect::<Vec<_>>());
+            assert!(
+                start.elapsed() < Duration::from_secs(90),
+                "{:?}",
+                nets.iter().map(|n| n.0.traffic().links).collect::<Vec<_>>()
+            );
         }
-        println!("{PEERS} peers meshed in {:.1} s of their time, {} packets", start.elapsed().as_secs_f64(), wire.trace().0);
+        println!(
+            "{PEERS} peers meshed in {:.1} s of their time, {} packets",
+            start.elapsed().as_secs_f64(),
+            wire.trace().0
+        );
         for (a, _) in &nets {
             for (b, _) in &nets {
                 if a.me() != b.me() {
@@ -267,8 +283,7 @@ fn a_successor_replaces_a_dead_process_at_once() {
     run(async {
         let wire = Wire::new(6);
         let line = Line::of(100.0, 50);
-        let (a, inbox) = wire.net(1, line, |_| {});
-        drain(inbox.events);
+        let (a, mut from_a) = wire.net(1, line, |_| {});
         let (b, inbox) = wire.net(2, line, |_| {});
         drain(inbox.events);
         a.connect(Wire::addr(2), Some(b.me())).await.unwrap();
@@ -284,5 +299,9 @@ fn a_successor_replaces_a_dead_process_at_once() {
             got |= matches!(event, Event::Message { .. });
         }
         assert!(got);
+        // The layer above learns of it as of a peer that left and came.
+        let seen: Vec<bool> =
+            std::iter::from_fn(|| from_a.events.try_recv().ok()).map(|e| matches!(e, Event::Up { .. })).collect();
+        assert_eq!(seen, [true, false, true]);
     });
 }

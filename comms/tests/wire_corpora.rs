@@ -69,7 +69,12 @@ fn corpora_and_changed_copies() {
                 let _ = entry(&copy);
                 // Twice what came, and room for an error's text and a list of 256 places.
                 let most = 2 * copy.len() + 16_384;
-                assert!(LARGEST.load(Relaxed) <= most, "{target}/{name}: took {} for {}", LARGEST.load(Relaxed), copy.len());
+                assert!(
+                    LARGEST.load(Relaxed) <= most,
+                    "{target}/{name}: took {} for {}",
+                    LARGEST.load(Relaxed),
+                    copy.len()
+                );
             }
         }
     }

@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn requests_go_round() {
-        for what in [Ask::Chunk(7), Ask::Outline(0), Ask::Have(BLOB_MAX), Ask::Keep(1), Ask::Down(9), Ask::Up(1 << 20)] {
+        for what in [Ask::Chunk(7), Ask::Outline(0), Ask::Have(BLOB_MAX), Ask::Keep(1), Ask::Down(9), Ask::Up(1 << 20)]
+        {
             let request = Request { name: Hash([3; 32]), what };
             assert_eq!(Request::parse(&request.to_bytes()), Ok(request));
         }

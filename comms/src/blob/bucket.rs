@@ -90,12 +90,7 @@ pub(super) async fn publish(store: &Arc<Store>, bucket: &dyn Objects, name: Hash
     Ok(())
 }
 
-pub(super) async fn fetch(
-    store: &Arc<Store>,
-    bucket: &dyn Objects,
-    name: Hash,
-    size: u64,
-) -> Result<(), RouteError> {
+pub(super) async fn fetch(store: &Arc<Store>, bucket: &dyn Objects, name: Hash, size: u64) -> Result<(), RouteError> {
     let (blob, leaves) = keys(&name);
     if !bucket.has(&leaves).await.map_err(Arc::new)? {
         return Err(Arc::new(BucketError::Absent { key: blob }).into());
@@ -219,7 +214,7 @@ mod remote {
     use object_store::path::Path;
     use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
 
-    use super::{Arc, BucketError, Boxed, Objects, Range};
+    use super::{Arc, Boxed, BucketError, Objects, Range};
 
     /// A bucket of S3, Google Cloud Storage, Azure, or anything else that object_store speaks to.
     pub struct Remote {

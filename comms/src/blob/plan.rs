@@ -83,7 +83,11 @@ pub enum Outcome {
 enum Holding {
     All,
     /// `later`: it may come to have more, so that it is worth waiting for.
-    Some { bits: Bits, asked: Option<Duration>, later: bool },
+    Some {
+        bits: Bits,
+        asked: Option<Duration>,
+        later: bool,
+    },
 }
 
 impl Holding {
@@ -195,7 +199,11 @@ impl Plan {
         if all {
             want.holders.insert(peer, Holding::All);
         } else {
-            want.holders.entry(peer).or_insert_with(|| Holding::Some { bits: Bits::none(len), asked: None, later: true });
+            want.holders.entry(peer).or_insert_with(|| Holding::Some {
+                bits: Bits::none(len),
+                asked: None,
+                later: true,
+            });
         }
         let (s, ms) = (Duration::from_secs, Duration::from_millis);
         self.holders.entry(peer).or_insert_with(|| Holder {
@@ -233,9 +241,7 @@ impl Plan {
         let Some(want) = self.wants.get(name) else { return false };
         let helps = |h: &Holding| match h {
             Holding::All => true,
-            Holding::Some { bits, later, .. } => {
-                *later || (0..bits.len()).any(|i| bits.get(i) && want.missing.get(i))
-            }
+            Holding::Some { bits, later, .. } => *later || (0..bits.len()).any(|i| bits.get(i) && want.missing.get(i)),
         };
         want.asked.is_empty() && !want.holders.values().any(helps)
     }
@@ -392,8 +398,7 @@ impl Plan {
             Outcome::Absent => match (job.piece, want.holders.get_mut(&job.peer)) {
                 (Piece::Chunk(i), Some(holding)) => {
                     if let Holding::All = holding {
-                        *holding =
-                            Holding::Some { bits: Bits::all(chunks(want.size)), asked: Some(now), later: false };
+                        *holding = Holding::Some { bits: Bits::all(chunks(want.size)), asked: Some(now), later: false };
                     }
                     if let Holding::Some { bits, .. } = holding {
                         bits.clear(i);
@@ -432,7 +437,8 @@ impl Plan {
         let secs = now.saturating_sub(since).as_secs_f64();
         if secs >= 1.0 {
             let rate = bytes as f64 / secs.min(5.0);
-            self.slots = ((2.0 * rate / CHUNK as f64) as usize + 4).clamp(self.slots / 2, self.slots * 2).clamp(4, SLOTS_MAX);
+            self.slots =
+                ((2.0 * rate / CHUNK as f64) as usize + 4).clamp(self.slots / 2, self.slots * 2).clamp(4, SLOTS_MAX);
             self.window = (now, 0);
         }
     }

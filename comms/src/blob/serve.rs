@@ -71,7 +71,8 @@ async fn answer(
     stream.read_exact(&mut bytes).await?;
     let Ok(request) = Request::parse(&bytes) else { return Ok(()) };
     let name = request.name;
-    let allowed = !matches!(request.what, Ask::Chunk(_) | Ask::Outline(_) | Ask::Have(_)) || policy.may_have(&stream.peer, &name);
+    let allowed =
+        !matches!(request.what, Ask::Chunk(_) | Ask::Outline(_) | Ask::Have(_)) || policy.may_have(&stream.peer, &name);
     let _slot = match (allowed, request.what) {
         (true, Ask::Chunk(_) | Ask::Down(_) | Ask::Up(_)) => match slots.try_acquire_owned() {
             Ok(slot) => Some(slot),

@@ -182,7 +182,8 @@ impl Store {
                 let have = Bits::all(chunks(size));
                 let map = Map { name, size, keep, outline: Some(outline.clone()), have: have.clone() };
                 self.write_file(&self.path(&name, "map"), &map.to_bytes())?;
-                let entry = Entry { size, keep, outline: Some(Arc::new(outline)), have, whole: true, bytes: Vec::new() };
+                let entry =
+                    Entry { size, keep, outline: Some(Arc::new(outline)), have, whole: true, bytes: Vec::new() };
                 self.enter(name, entry);
                 found.blobs += 1;
                 return Ok(());
@@ -207,7 +208,8 @@ impl Store {
         for i in 0..have.len() {
             if have.get(i) {
                 let mut chunk = vec![0; chunk_len(size, i)];
-                let read = file.seek(SeekFrom::Start(u64::from(i) * CHUNK as u64)).and_then(|_| file.read_exact(&mut chunk));
+                let read =
+                    file.seek(SeekFrom::Start(u64::from(i) * CHUNK as u64)).and_then(|_| file.read_exact(&mut chunk));
                 let good = read.is_ok() && outline.as_ref().is_some_and(|o| o.holds(&name, size, i, &chunk));
                 if !good {
                     have.clear(i);

@@ -235,7 +235,9 @@ mod tests {
     #[test]
     fn the_root_of_the_outline_is_blake3_of_the_bytes() {
         let bytes = noise(9 * CHUNK + 77);
-        for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK - 5, 4 * CHUNK, 5 * CHUNK + 1, 9 * CHUNK + 77] {
+        for len in
+            [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK - 5, 4 * CHUNK, 5 * CHUNK + 1, 9 * CHUNK + 77]
+        {
             let (hash, size, outline) = name(&bytes[..len]);
             assert_eq!(hash, Hash::of(&bytes[..len]), "{len} bytes");
             assert_eq!(size, len as u64);

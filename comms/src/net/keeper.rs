@@ -106,12 +106,7 @@ pub(super) async fn keep(net: Arc<Shared>, join: Vec<SocketAddr>, prefer: BTreeS
 }
 
 /// Whom to dial in this turn.
-fn candidates(
-    net: &Arc<Shared>,
-    prefer: &BTreeSet<PeerId>,
-    turn: u64,
-    waits: &BTreeMap<PeerId, Wait>,
-) -> Vec<PeerId> {
+fn candidates(net: &Arc<Shared>, prefer: &BTreeSet<PeerId>, turn: u64, waits: &BTreeMap<PeerId, Wait>) -> Vec<PeerId> {
     let now = Instant::now();
     let state = net.state();
     let free = |id: &PeerId| {

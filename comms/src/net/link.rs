@@ -166,8 +166,7 @@ pub(super) async fn dial(
     let crypto = net.tls.client(alpn, expect, &shown);
     let config = if alpn == ALPN_BULK { windows::pipe(crypto) } else { windows::link(crypto) };
     let fail = |why: String| NetError::Dial { addr, why };
-    let connecting: Connecting =
-        net.endpoint.connect_with(config, addr, tls::NAME).map_err(|e| fail(e.to_string()))?;
+    let connecting: Connecting = net.endpoint.connect_with(config, addr, tls::NAME).map_err(|e| fail(e.to_string()))?;
     let shaken = timeout(DIAL, connecting).await.map_err(|_| fail(format!("no answer within {} s", DIAL.as_secs())))?;
     let shown = *shown.lock().expect("no panic under this lock");
     match (shaken, shown, expect) {
@@ -179,11 +178,7 @@ pub(super) async fn dial(
     }
 }
 
-pub(super) async fn connect(
-    net: &Arc<Shared>,
-    addr: SocketAddr,
-    expect: Option<PeerId>,
-) -> Result<PeerId, NetError> {
+pub(super) async fn connect(net: &Arc<Shared>, addr: SocketAddr, expect: Option<PeerId>) -> Result<PeerId, NetError> {
     let (conn, peer) = dial(net, addr, expect, ALPN_CONTROL).await?;
     net.state().book.saw(peer, addr);
     let (ready, is_ready) = oneshot::channel();
@@ -229,7 +224,7 @@ async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, rea
         queued: queued.clone(),
         conn: conn.clone(),
     };
-    let Some((generation, first)) = install(&net, peer, entry) else {
+    let Some((generation, before)) = install(&net, peer, entry) else {
         // The other link stays; this one has nothing queued.
         let _ = ready.map(|r| r.send(Ok(())));
         let (mut tx, mut rx) = (tx, rx);
@@ -238,7 +233,10 @@ async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, rea
         conn.close(VarInt::from_u32(code::DONE), b"another link stays");
         return;
     };
-    if first {
+    if before == Before::Dead {
+        let _ = net.events.send(Event::Down { peer, why: "another process took its place".into() }).await;
+    }
+    if before != Before::Twin {
         let _ = net.events.send(Event::Up { peer, hello, at_ms }).await;
         keeper::ask(&net, peer);
     }
@@ -279,8 +277,18 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// Decides which link stays. On `Some` the new one does; true if the peer had none.
-fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link) -> Option<(u64, bool)> {
+/// What a new link takes the place of.
+#[derive(PartialEq)]
+enum Before {
+    Nothing,
+    /// A link of the same process.
+    Twin,
+    /// A link of a process that is no more.
+    Dead,
+}
+
+/// Decides which link stays. On `Some` the new one does.
+fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link) -> Option<(u64, Before)> {
     let mut state = net.state();
     let most = 2 * net.config.links_max.max(1);
     if state.closing || (!state.links.contains_key(&peer) && state.links.len() >= most && !link.dialed) {
@@ -288,21 +296,19 @@ fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link) -> Option<(u64, bool
     }
     state.generation += 1;
     link.generation = state.generation;
-    let old = state.links.get(&peer);
-    let first = old.is_none();
-    if let Some(old) = old {
-        let smaller_dials = if link.dialed { net.me < peer } else { peer < net.me };
-        let stays = old.hello.session != link.hello.session || old.dialed == link.dialed || smaller_dials;
-        if !stays {
-            return None;
-        }
-    }
+    let smaller_dials = if link.dialed { net.me < peer } else { peer < net.me };
+    let before = match state.links.get(&peer) {
+        None => Before::Nothing,
+        Some(old) if old.hello.session != link.hello.session => Before::Dead,
+        Some(old) if old.dialed == link.dialed || smaller_dials => Before::Twin,
+        Some(_) => return None,
+    };
     state.book.saw(peer, link.conn.remote_address());
     state.observed.insert(peer, link.hello.observed);
     let generation = link.generation;
     // Dropping the old link closes its queue: it sends the rest and ends.
     state.links.insert(peer, link);
-    Some((generation, first))
+    Some((generation, before))
 }
 
 /// Forgets a link, if it is still the peer's, and says so.

@@ -103,8 +103,7 @@ impl Fair {
     pub fn push(&mut self, peer: PeerId, bytes: usize) -> u64 {
         self.tickets += 1;
         let each = self.each;
-        let lane =
-            self.lanes.entry(peer).or_insert_with(|| Lane { bucket: each.map(bucket), queue: VecDeque::new() });
+        let lane = self.lanes.entry(peer).or_insert_with(|| Lane { bucket: each.map(bucket), queue: VecDeque::new() });
         lane.queue.push_back((self.tickets, bytes));
         self.tickets
     }

@@ -104,7 +104,12 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    fn new(net: Arc<Shared>, peer: PeerId, pipe: (Connection, Arc<AtomicUsize>), halves: (SendStream, RecvStream)) -> Stream {
+    fn new(
+        net: Arc<Shared>,
+        peer: PeerId,
+        pipe: (Connection, Arc<AtomicUsize>),
+        halves: (SendStream, RecvStream),
+    ) -> Stream {
         let (conn, streams) = pipe;
         streams.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = halves;

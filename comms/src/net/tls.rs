@@ -21,9 +21,7 @@ use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Uni
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureAlgorithm, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureAlgorithm, SignatureScheme};
 
 use crate::key::{Key, PeerId};
 
@@ -84,8 +82,7 @@ impl Tls {
     }
 
     pub fn server(&self) -> Arc<QuicServerConfig> {
-        let verifier =
-            Verifier { provider: self.provider.clone(), expect: None, shown: Arc::new(Mutex::new(None)) };
+        let verifier = Verifier { provider: self.provider.clone(), expect: None, shown: Arc::new(Mutex::new(None)) };
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("ring speaks TLS 1.3")
@@ -146,7 +143,9 @@ impl Verifier {
         }
         *self.shown.lock().expect("no panic under this lock") = Some(id);
         match self.expect {
-            Some(want) if want != id => Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)),
+            Some(want) if want != id => {
+                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
             _ => Ok(()),
         }
     }

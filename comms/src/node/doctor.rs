@@ -152,8 +152,12 @@ fn nat(local: SocketAddr, seen: &BTreeSet<SocketAddr>) -> Finding {
             finding("nat", Grade::Fair, text)
         }
         _ => {
-            let text = format!("{} addresses for {} that see us: a port for each, so nobody can dial us; use the route `seeded` \
-                or open the port (tier 3)", seen.len(), seen.len());
+            let text = format!(
+                "{} addresses for {} that see us: a port for each, so nobody can dial us; use the route `seeded` \
+                or open the port (tier 3)",
+                seen.len(),
+                seen.len()
+            );
             finding("nat", Grade::Fair, text)
         }
     }
@@ -178,7 +182,9 @@ async fn rate(net: &Net, peer: PeerId) -> Vec<Finding> {
         }
     }
     let line = |way: &str, secs: f64, fault: Option<String>| match fault {
-        None => finding("rate", Grade::Good, format!("{way} {:.0} Mbit/s, over {PROBES} MiB from a cold start", mbit(secs))),
+        None => {
+            finding("rate", Grade::Good, format!("{way} {:.0} Mbit/s, over {PROBES} MiB from a cold start", mbit(secs)))
+        }
         Some(e) => finding("rate", Grade::Bad, format!("{way}: {e}")),
     };
     let mut out = vec![line("down", start.elapsed().as_secs_f64(), fault)];

@@ -31,11 +31,21 @@ use crate::{Hash, PeerId, RunSpec};
 /// What comes back to the driver.
 pub(super) enum News {
     Fact(Fact),
-    Trained { fact: Fact, loss: Option<f32> },
+    Trained {
+        fact: Fact,
+        loss: Option<f32>,
+    },
     /// A fetch has ended.
-    Blob { name: Hash, held: bool },
+    Blob {
+        name: Hash,
+        held: bool,
+    },
     /// The leaves of a sync are in the store.
-    Fetched { round: u64, root: Hash, leaves: Vec<(u64, Hash)> },
+    Fetched {
+        round: u64,
+        root: Hash,
+        leaves: Vec<(u64, Hash)>,
+    },
     Broken(NodeError),
 }
 
@@ -151,12 +161,7 @@ struct Driver {
 type Opened = (Driver, mpsc::UnboundedReceiver<News>);
 
 impl Driver {
-    async fn new(
-        setup: Setup,
-        net: Net,
-        work: Arc<dyn Work>,
-        board: Arc<Board>,
-    ) -> Result<Opened, NodeError> {
+    async fn new(setup: Setup, net: Net, work: Arc<dyn Work>, board: Arc<Board>) -> Result<Opened, NodeError> {
         let Setup { spec, key, roles, dir, quota, join, token, way, log } = setup;
         if spec.blob_bytes > BLOB_MAX {
             return Err(NodeError::Updates { bytes: spec.blob_bytes });

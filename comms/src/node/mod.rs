@@ -135,12 +135,7 @@ pub trait Work: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why the state cannot be made.
-    fn fold(
-        &self,
-        round: u64,
-        parts: &[Part],
-        read: &dyn Fn(&Hash) -> Result<Vec<u8>, String>,
-    ) -> Result<(), String>;
+    fn fold(&self, round: u64, parts: &[Part], read: &dyn Fn(&Hash) -> Result<Vec<u8>, String>) -> Result<(), String>;
 
     /// Puts leaf `index` of the state in memory into `into`, which is empty: little-endian f32.
     fn leaf(&self, index: u64, into: &mut Vec<u8>);
@@ -300,7 +295,10 @@ impl Node {
                     Err(e) => return Err(e.into()),
                 };
                 let addr = net.local_addr();
-                run(setup, net, inbox, work, stop2, board2, move || drop(up.send(addr))).await
+                run(setup, net, inbox, work, stop2, board2, move || {
+                    let _ = up.send(addr);
+                })
+                .await
             })
         };
         let thread = std::thread::Builder::new().name("esker-peer".into()).spawn(body).map_err(NodeError::Thread)?;

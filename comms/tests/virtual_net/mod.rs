@@ -191,9 +191,8 @@ impl State {
         if dice[0] < line.reorder {
             wait += Duration::from_millis(3);
         }
-        let there = left.and_then(|at| {
-            on_line(&mut target.down_free, at + wait, len, target.line.down_mbit, target.line.queue)
-        });
+        let there = left
+            .and_then(|at| on_line(&mut target.down_free, at + wait, len, target.line.down_mbit, target.line.queue));
         let lost = dice[1] < line.loss;
         match there {
             Some(at) if !lost && !cut && !closed => {
@@ -248,7 +247,12 @@ impl AsyncUdpSocket for Socket {
         Ok(())
     }
 
-    fn poll_recv(&self, cx: &mut Context, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
+    fn poll_recv(
+        &self,
+        cx: &mut Context,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
         let mut state = self.wire.0.lock().unwrap();
         let host = state.hosts.get_mut(&self.addr).unwrap();
         if host.life != self.life {
