@@ -25,7 +25,12 @@ fn start(n: u8, roles: u8, spec: &Arc<RunSpec>, root: &Path, join: &[SocketAddr]
         join: join.to_vec(),
         token: None,
         way,
-        log: Box::new(|_, _| {}),
+        log: Box::new(move |at, event| {
+            // `ESKER_TEST_LOG=1` shows what each process logs.
+            if std::env::var_os("ESKER_TEST_LOG").is_some() {
+                println!("{at} {n}: {event:?}");
+            }
+        }),
     };
     let net = Config::new("127.0.0.1:0".parse().unwrap(), 0);
     (Node::start(setup, net, work.clone()).unwrap(), work)

@@ -39,13 +39,15 @@ struct Pipe {
 pub(crate) struct Pipes {
     list: Vec<Pipe>,
     want: usize,
+    /// No further pipe is dialled beside a working one before this.
+    grows_at: Instant,
     /// One dial at a time.
     dialing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Default for Pipes {
     fn default() -> Pipes {
-        Pipes { list: Vec::new(), want: 1, dialing: Arc::default() }
+        Pipes { list: Vec::new(), want: 1, grows_at: Instant::now(), dialing: Arc::default() }
     }
 }
 
@@ -218,39 +220,56 @@ impl Stream {
     }
 }
 
+/// Paths shorter than this recover from a loss so soon that one pipe does.
+const SHORT: Duration = Duration::from_millis(10);
+const GROW_EVERY: Duration = Duration::from_secs(2);
+/// A pipe that ends sooner was turned away; another is tried after `GROW_AGAIN`.
+const TURNED_AWAY: Duration = Duration::from_secs(5);
+const GROW_AGAIN: Duration = Duration::from_secs(60);
+
 /// Holds from now on `count` pipes to `peer`, as they are needed.
 pub(super) fn want(net: &Arc<Shared>, peer: PeerId, count: usize) {
-    net.state().pipes.entry(peer).or_default().want = count.clamp(1, PIPES_MAX);
+    if let Some(pipes) = net.state().pipes.get_mut(&peer) {
+        let long = pipes.list.iter().any(|p| p.conn.rtt() >= SHORT);
+        pipes.want = if long { count.clamp(1, PIPES_MAX) } else { 1 };
+    }
 }
 
-/// The pipe with the fewest streams, if there are as many pipes as wanted.
-fn pick(net: &Arc<Shared>, peer: PeerId, enough: bool) -> Option<(Connection, Arc<AtomicUsize>)> {
+/// The pipe with the fewest streams; and whether another should be dialled beside it.
+fn pick(net: &Arc<Shared>, peer: PeerId) -> Option<((Connection, Arc<AtomicUsize>), bool)> {
     let mut state = net.state();
     let pipes = state.pipes.get_mut(&peer)?;
     pipes.list.retain(|p| p.conn.close_reason().is_none());
-    if enough && pipes.list.len() < pipes.want {
-        return None;
-    }
     let pipe = pipes.list.iter().min_by_key(|p| (p.streams.load(Ordering::Relaxed), p.id))?;
-    Some((pipe.conn.clone(), pipe.streams.clone()))
+    let found = (pipe.conn.clone(), pipe.streams.clone());
+    let now = Instant::now();
+    let grows = pipes.list.len() < pipes.want && now >= pipes.grows_at;
+    if grows {
+        pipes.grows_at = now + GROW_EVERY;
+    }
+    Some((found, grows))
 }
 
 pub(super) async fn open(net: &Arc<Shared>, peer: PeerId) -> Result<Stream, NetError> {
-    let mut found = pick(net, peer, true);
+    let mut found = pick(net, peer);
     if found.is_none() {
         let lock = net.state().pipes.entry(peer).or_default().dialing.clone();
         let _one = lock.lock().await;
-        found = pick(net, peer, true);
+        found = pick(net, peer);
         if found.is_none() {
-            let dialed = dial_pipe(net, peer).await;
-            // One pipe of several wanted is better than none.
-            found = match dialed {
-                Ok(pipe) => Some(pipe),
-                Err(e) => Some(pick(net, peer, false).ok_or(e)?),
-            };
+            found = Some((dial_pipe(net, peer).await?, false));
         }
     }
-    let pipe = found.expect("found, or returned with the error");
+    let (pipe, grows) = found.expect("found, or returned with the error");
+    if grows {
+        // A request waits for no further pipe: the other end may turn it away, and this one works.
+        let net = net.clone();
+        tokio::spawn(async move {
+            if let Err(e) = dial_pipe(&net, peer).await {
+                tracing::debug!(target: "esker::net", %peer, error = %e, "another pipe");
+            }
+        });
+    }
     let addr = pipe.0.remote_address();
     let fail = |why: String| NetError::Dial { addr, why };
     match timeout(STALL, pipe.0.open_bi()).await {
@@ -315,6 +334,7 @@ fn adopt(net: &Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool) -> (Co
         id
     };
     let (net, pipe) = (net.clone(), (conn.clone(), streams.clone()));
+    let begun = Instant::now();
     tokio::spawn(async move {
         while let Ok(halves) = pipe.0.accept_bi().await {
             let stream = Stream::new(net.clone(), peer, pipe.clone(), halves);
@@ -325,6 +345,9 @@ fn adopt(net: &Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool) -> (Co
         let mut state = net.state();
         if let Some(pipes) = state.pipes.get_mut(&peer) {
             pipes.list.retain(|p| p.id != id);
+            if dialed && begun.elapsed() < TURNED_AWAY {
+                pipes.grows_at = Instant::now() + GROW_AGAIN;
+            }
             // The entry stays while a task holds its lock; an empty one is dropped with the peer's last pipe.
             if pipes.list.is_empty() && Arc::strong_count(&pipes.dialing) == 1 {
                 state.pipes.remove(&peer);
