@@ -304,7 +304,9 @@ impl Driver {
 
     fn task(&self, task: Task) {
         // A thread that has ended has said why; its news comes next.
-        let _ = self.state.as_ref().map(|tx| tx.send(task));
+        if let Some(state) = &self.state {
+            let _ = state.send(task);
+        }
     }
 
     fn carry_out(&mut self, orders: &mut Vec<Order>) -> Result<(), NodeError> {
@@ -340,7 +342,10 @@ impl Driver {
                 let (run, peer) = (self.run, self.net.me());
                 let job = TrainJob { run, round, peer, slot, slots, base, base_root, budget_ms };
                 self.board.training(Some(round));
-                let _ = self.train.as_ref().map(|tx| tx.send(job));
+                // A thread that has ended has said why; its news comes next.
+                if let Some(train) = &self.train {
+                    let _ = train.send(job);
+                }
             }
             Order::Stop { round } => drop(self.hands.stop_to.fetch_max(round, Ordering::AcqRel)),
             Order::Serve { blob } => self.reveal(blob),
