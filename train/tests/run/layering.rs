@@ -9,7 +9,6 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("kernels", &["esker-ptx-sim"]),
     ("comms", &[]),
     ("data", &[]),
-    ("comms", &[]),
     ("model", &["esker-kernels"]),
     ("eval", &["esker-data", "esker-kernels", "esker-model"]),
     ("train", &["esker-comms", "esker-data", "esker-eval", "esker-kernels", "esker-model"]),
