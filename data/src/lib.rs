@@ -53,7 +53,7 @@ pub use pack::{Manifest, PackError, PackOptions, Split};
 pub use prefetch::{Prefetch, Request};
 pub use shard::{Check, Shard, ShardError, ShardSpec, ShardWriter};
 pub use text::{Document, TextError, TextOptions};
-pub use tokenizer::{TextStream, Tokenizer, TokenizerError};
+pub use tokenizer::{Reading, TextStream, Tokenizer, TokenizerError};
 pub use tokens::TokenSet;
 
 /// What another crate says of a file, cut where the file's own bytes would fill the screen.

@@ -181,7 +181,11 @@ pub fn pack(
             bytes += text.len() + 64; // a document is never free, or empty ones would not be bounded
             batch.push((split, text));
         }
-        let encoded: Vec<_> = batch.par_iter().map(|(_, text)| tokenizer.encode(text)).collect();
+        let encode = |(_, text): &(Split, String)| {
+            let mut ids = Vec::new();
+            tokenizer.encode_document(text, &mut ids).map(|()| ids)
+        };
+        let encoded: Vec<_> = batch.par_iter().map(encode).collect();
         for ((split, text), ids) in batch.iter().zip(encoded) {
             let mut ids = ids?;
             ids.extend(spec.eos);

@@ -62,6 +62,17 @@ pub enum TokenizerError {
     VocabSize { got: u32, min: u32, max: u32 },
 }
 
+/// What a text's special tokens are to an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Spelt out in the text, they are those tokens.
+    Tokens,
+    /// The same, and the tokenizer's own template stands around the text.
+    Prompt,
+    /// What spells one is text like any other: a document of a corpus cannot end itself.
+    Document,
+}
+
 /// A tokenizer of either kind. Cheap to share by reference between threads.
 #[derive(Debug, Clone)]
 pub enum Tokenizer {
@@ -85,6 +96,8 @@ pub struct Json {
     piece_bytes: Option<Vec<u32>>,
     /// Our own encoder, where the file is of a kind it knows.
     fast: Option<Arc<fast::Fast>>,
+    /// `inner`, for which special tokens are text; made when it is first needed.
+    ordinary: OnceLock<Box<tokenizers::Tokenizer>>,
 }
 
 impl Tokenizer {
@@ -161,6 +174,7 @@ impl Tokenizer {
             bos,
             piece_bytes,
             fast,
+            ordinary: OnceLock::new(),
         })))
     }
 
@@ -219,9 +233,18 @@ impl Tokenizer {
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         match self {
             Tokenizer::Bytes => ids.extend(text.bytes().map(u32::from)),
-            Tokenizer::Json(t) => t.encode(text, false, ids)?,
+            Tokenizer::Json(t) => t.encode(text, Reading::Tokens, ids)?,
         }
         Ok(())
+    }
+
+    /// Adds the ids of a corpus's document to `ids`: as [`Tokenizer::encode_into`], save that special
+    /// tokens spelt out in it are text, as OLMo's dolma and tiktoken's `encode_ordinary` have it.
+    pub fn encode_document(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        match self {
+            Tokenizer::Bytes => self.encode_into(text, ids),
+            Tokenizer::Json(t) => t.encode(text, Reading::Document, ids),
+        }
     }
 
     /// Ids of `text` with what the tokenizer's own template puts around it: the start mark of a
@@ -231,19 +254,19 @@ impl Tokenizer {
             Tokenizer::Bytes => self.encode(text),
             Tokenizer::Json(t) => {
                 let mut ids = Vec::new();
-                t.encode(text, true, &mut ids)?;
+                t.encode(text, Reading::Prompt, &mut ids)?;
                 Ok(ids)
             }
         }
     }
 
     /// Ids of `text` from the `tokenizers` crate, whatever the kind of file: the oracle that
-    /// [`Tokenizer::encode`] (`template` false) and [`Tokenizer::encode_prompt`] (true) are held
+    /// [`Tokenizer::encode`], [`Tokenizer::encode_prompt`] and [`Tokenizer::encode_document`] are held
     /// against. Slow.
-    pub fn encode_by_crate(&self, text: &str, template: bool) -> Result<Vec<u32>, TokenizerError> {
+    pub fn encode_by_crate(&self, text: &str, reading: Reading) -> Result<Vec<u32>, TokenizerError> {
         match self {
             Tokenizer::Bytes => self.encode(text),
-            Tokenizer::Json(t) => t.encode_by_crate(text, template),
+            Tokenizer::Json(t) => t.encode_by_crate(text, reading),
         }
     }
 
@@ -354,19 +377,28 @@ impl Tokenizer {
 }
 
 impl Json {
-    fn encode(&self, text: &str, template: bool, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+    fn encode(&self, text: &str, reading: Reading, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let before = ids.len();
-        if !self.fast.as_ref().is_some_and(|fast| fast.encode(text, template, ids)) {
+        if !self.fast.as_ref().is_some_and(|fast| fast.encode(text, reading, ids)) {
             ids.truncate(before);
-            ids.extend(self.encode_by_crate(text, template)?);
+            ids.extend(self.encode_by_crate(text, reading)?);
         }
         Ok(())
     }
 
-    fn encode_by_crate(&self, text: &str, template: bool) -> Result<Vec<u32>, TokenizerError> {
+    fn encode_by_crate(&self, text: &str, reading: Reading) -> Result<Vec<u32>, TokenizerError> {
         let fault = |reason| TokenizerError::Use { name: self.name.clone(), action: "encode", reason };
-        let encoding =
-            caught(|| self.inner.encode_fast(text, template)).map_err(fault)?.map_err(|e| fault(brief(e)))?;
+        let tokenizer = match reading {
+            Reading::Tokens | Reading::Prompt => &self.inner,
+            Reading::Document => self.ordinary.get_or_init(|| {
+                let mut tokenizer = self.inner.clone();
+                tokenizer.set_encode_special_tokens(true);
+                Box::new(tokenizer)
+            }),
+        };
+        let encoding = caught(|| tokenizer.encode_fast(text, reading == Reading::Prompt))
+            .map_err(fault)?
+            .map_err(|e| fault(brief(e)))?;
         let ids = encoding.get_ids();
         if let Some(&id) = ids.iter().find(|&&id| id >= self.vocab_size) {
             // A template may name an id of its own.

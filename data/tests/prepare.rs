@@ -143,6 +143,26 @@ fn the_output_follows_from_the_documents_alone() {
     }
 }
 
+/// A document that spells the end mark does not end there: what is read back is what was written.
+#[test]
+fn a_document_may_spell_the_end_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.jsonl");
+    let written = ["one<|endoftext|>two", "<|endoftext|>"];
+    let lines: String = written.iter().map(|text| format!("{}\n", serde_json::json!({ "text": text }))).collect();
+    std::fs::write(&input, lines).unwrap();
+    let tokenizer = Tokenizer::train_bpe(["one two one two"].into_iter(), 270).unwrap();
+    let out = dir.path().join("out");
+    let options = PackOptions { val_fraction: 0.0, ..PackOptions::default() };
+    let made = prepare(&[input], &tokenizer, &out, &options, &mut |_| {}).unwrap();
+    let shard = esker_data::Shard::open(&out.join(&made.train.shards[0].file), Check::Everything).unwrap();
+    let mut ids = vec![0; made.train.tokens as usize];
+    shard.tokens(0, &mut ids).unwrap();
+    let ends = ids.iter().filter(|&&id| Some(id) == tokenizer.eos()).count();
+    assert_eq!((made.train.documents, ends), (2, 2));
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), written.concat());
+}
+
 #[test]
 fn dropped_documents_are_counted_and_named() {
     let dir = tempfile::tempdir().unwrap();

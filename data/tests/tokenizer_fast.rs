@@ -6,7 +6,7 @@
 
 use std::sync::OnceLock;
 
-use esker_data::{Tokenizer, corpus};
+use esker_data::{Reading, Tokenizer, corpus};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ fn sequence(parts: &[Value]) -> Value {
 
 fn token(id: u32, content: &str, flags: &str) -> Value {
     json!({
-        "id": id, "content": content, "special": false, "normalized": flags.contains('n'),
+        "id": id, "content": content, "special": flags.contains('s'), "normalized": flags.contains('n'),
         "single_word": flags.contains('w'), "lstrip": flags.contains('l'), "rstrip": flags.contains('r')
     })
 }
@@ -80,7 +80,7 @@ fn gemma() -> Tokenizer {
         add(&mut vocab, a, b);
     }
     let model: serde_json::Map<String, Value> = vocab.iter().enumerate().map(|(i, t)| (t.clone(), i.into())).collect();
-    let mut added = vec![token(1, "<eos>", ""), token(2, "<bos>", "")];
+    let mut added = vec![token(1, "<eos>", "s"), token(2, "<bos>", "s")];
     let next = vocab.len() as u32;
     let texts = ["\n", "\n\n", "\n\n\n", "\t", "<table>", "▁▁"];
     added.extend(texts.iter().enumerate().map(|(i, t)| token(next + i as u32, t, "")));
@@ -164,11 +164,12 @@ fn tokenizers() -> &'static [(String, Tokenizer)] {
                 let tokens = f["added_tokens"].as_array_mut().unwrap();
                 for (i, (text, flags)) in [
                     ("<a>", "l"),
-                    ("<b>", "r"),
+                    ("<b>", "rs"),
                     ("<ab>", "lr"),
                     ("the", "w"),
                     ("they", ""),
                     ("<a><b>", "n"),
+                    ("<ab><", "s"),
                     ("é", "wn"),
                 ]
                 .into_iter()
@@ -182,16 +183,27 @@ fn tokenizers() -> &'static [(String, Tokenizer)] {
     })
 }
 
-/// Both ways on one text, with the template too. Returns what differs.
+/// Ids of a document of a corpus.
+fn document(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let mut ids = Vec::new();
+    tokenizer.encode_document(text, &mut ids).unwrap();
+    ids
+}
+
+/// Both ways on one text, in every reading. Returns what differs.
 fn differs(tokenizer: &Tokenizer, text: &str) -> Option<String> {
-    for template in [false, true] {
-        let got = if template { tokenizer.encode_prompt(text) } else { tokenizer.encode(text) }.unwrap();
-        let want = tokenizer.encode_by_crate(text, template).unwrap();
+    for reading in [Reading::Tokens, Reading::Prompt, Reading::Document] {
+        let got = match reading {
+            Reading::Tokens => tokenizer.encode(text).unwrap(),
+            Reading::Prompt => tokenizer.encode_prompt(text).unwrap(),
+            Reading::Document => document(tokenizer, text),
+        };
+        let want = tokenizer.encode_by_crate(text, reading).unwrap();
         if got != want {
             let at = got.iter().zip(&want).take_while(|(a, b)| a == b).count();
             let near = |ids: &[u32]| format!("{:?}", &ids[at.min(ids.len())..(at + 8).min(ids.len())]);
             let text: String = text.chars().take(300).collect();
-            return Some(format!("from id {at} on {} and not {}, in {text:?}", near(&got), near(&want)));
+            return Some(format!("{reading:?}: from id {at} on {} and not {}, in {text:?}", near(&got), near(&want)));
         }
     }
     None
@@ -243,6 +255,8 @@ fn edges() {
         "  <ab>  the they them (the) the",
         "x<a> <b> y",
         "<|endoftext|> <|endoftext",
+        "<ab><a><b> <ab><b><eos><bos>",
+        "\n<eos>\n\n<|endoftext|>\n",
         "▁▁ ▁a ▁",
         "> < >▁< > <",
         "<0x0A>",
@@ -270,6 +284,19 @@ fn edges() {
 fn prose() {
     for address in corpus::embedded().take(3) {
         check(&address.text);
+    }
+}
+
+/// A document that spells an end mark neither ends there nor loses the letters.
+#[test]
+fn special_tokens_of_a_document_are_text() {
+    let text = "before<|endoftext|> after<eos>";
+    for (name, tokenizer) in tokenizers() {
+        let end = tokenizer.eos().unwrap();
+        let ids = document(tokenizer, text);
+        assert!(!ids.contains(&end), "{name}: {ids:?}");
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), text, "{name}");
+        assert!(tokenizer.encode(text).unwrap().contains(&end), "{name}");
     }
 }
 

@@ -297,7 +297,7 @@ fn encode(work: &Work<'_>, unit: &Unit, batch: &Batch, records: Range<usize>) ->
             Ok((text, id)) if text.is_empty() && !options.keep_empty => drop(id, Why::Empty),
             Ok((text, _)) => {
                 let before = group.ids.len();
-                group.ids.extend(work.tokenizer.encode(&text)?);
+                work.tokenizer.encode_document(&text, &mut group.ids)?;
                 group.ids.extend(work.spec.eos);
                 group.kept.push((group.ids.len() - before, text.len() as u64));
             }

@@ -29,6 +29,7 @@ mod table;
 
 pub(super) use recognise::recognise;
 
+use super::Reading;
 use added::{Added, Part};
 use cache::{Cache, ID, SHORT_IDS, count};
 use classes::{Classes, decode};
@@ -101,25 +102,24 @@ struct Scratch {
 }
 
 impl Fast {
-    /// Adds the ids of `text` to `out`, with the template's around them if asked to. False, and
-    /// `out` holds anything: this text is the crate's.
-    pub fn encode(&self, text: &str, template: bool, out: &mut Vec<u32>) -> bool {
+    /// Adds the ids of `text` to `out`. False, and `out` holds anything: this text is the crate's.
+    pub fn encode(&self, text: &str, reading: Reading, out: &mut Vec<u32>) -> bool {
         if text.len() >= TEXT_MAX {
             return false;
         }
         let idle = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop();
         let mut scratch = idle.unwrap_or_else(Scratch::new);
-        if template {
+        if reading == Reading::Prompt {
             out.extend_from_slice(&self.frame.before);
         }
-        let done = split(&self.raw, text, |part| match part {
+        let done = split(&self.raw, text, reading, |part| match part {
             Part::Token(id) => {
                 out.push(id);
                 true
             }
-            Part::Text(text) => self.normalised(text, &mut scratch, out),
+            Part::Text(text) => self.normalised(text, reading, &mut scratch, out),
         });
-        if template {
+        if reading == Reading::Prompt {
             out.extend_from_slice(&self.frame.after);
         }
         let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
@@ -134,10 +134,10 @@ impl Fast {
         self.frame.before.iter().chain(&self.frame.after).copied().max()
     }
 
-    fn normalised(&self, text: &str, scratch: &mut Scratch, out: &mut Vec<u32>) -> bool {
+    fn normalised(&self, text: &str, reading: Reading, scratch: &mut Scratch, out: &mut Vec<u32>) -> bool {
         let mut normal = std::mem::take(&mut scratch.normal);
         let text = if self.nfc && nfc::nfc(text, &mut normal) { normal.as_str() } else { text };
-        let done = split(&self.normal, text, |part| match part {
+        let done = split(&self.normal, text, reading, |part| match part {
             Part::Token(id) => {
                 out.push(id);
                 true
@@ -275,10 +275,11 @@ impl Queue {
 }
 
 /// The parts of `text`; without tokens to look for, it is one.
-fn split<'a>(added: &Option<Added>, text: &'a str, mut each: impl FnMut(Part<'a>) -> bool) -> bool {
+fn split<'a>(added: &Option<Added>, text: &'a str, reading: Reading, mut each: impl FnMut(Part<'a>) -> bool) -> bool {
     match added {
-        Some(added) => added.split(text, each),
-        None => text.is_empty() || each(Part::Text(text)),
+        Some(added) if reading != Reading::Document => added.split(text, false, each),
+        Some(added) if added.has_ordinary() => added.split(text, true, each),
+        _ => text.is_empty() || each(Part::Text(text)),
     }
 }
 

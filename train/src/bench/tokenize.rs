@@ -4,11 +4,11 @@
 //! text once; *warm*, the same text again; *crate*, a share of the text through the crate, each document's ids held
 //! against ours. The rounds together take the whole text through the crate. Loading is timed apart. Then come random
 //! strings, made of what pre-tokenizers care for, of every script, of broken runs and of the tokenizer's own special
-//! tokens; a difference fails the bench and is printed.
+//! tokens, which are read as tokens and as text; a difference fails the bench and is printed.
 
 use super::{Row, median_and_min};
 use crate::commands::Failure;
-use esker_data::{Tokenizer, corpus};
+use esker_data::{Reading, Tokenizer, corpus};
 use serde::Serialize;
 use std::{
     fmt::Write,
@@ -195,17 +195,16 @@ fn compare_all(tokenizer: &Tokenizer, documents: &[&str], threads: usize) -> Res
         let mut seconds = 0.0;
         for document in &documents[range] {
             let start = Instant::now();
-            let want = tokenizer.encode_by_crate(document, false)?;
+            let want = tokenizer.encode_by_crate(document, Reading::Tokens)?;
             seconds += start.elapsed().as_secs_f64();
-            same(tokenizer, document, &want)?;
+            same(tokenizer, document, &tokenizer.encode(document)?, &want)?;
         }
         Ok(seconds)
     })?;
     Ok(busy / threads as f64)
 }
 
-fn same(tokenizer: &Tokenizer, text: &str, want: &[u32]) -> Result<(), Failure> {
-    let got = tokenizer.encode(text)?;
+fn same(tokenizer: &Tokenizer, text: &str, got: &[u32], want: &[u32]) -> Result<(), Failure> {
     if got == want {
         return Ok(());
     }
@@ -215,7 +214,7 @@ fn same(tokenizer: &Tokenizer, text: &str, want: &[u32]) -> Result<(), Failure> 
     Err(Failure::check(format!(
         "{}: from id {at} on {} and not {} as the crate has it, in {shown:?}",
         tokenizer.name(),
-        near(&got),
+        near(got),
         near(want)
     )))
 }
@@ -223,15 +222,17 @@ fn same(tokenizer: &Tokenizer, text: &str, want: &[u32]) -> Result<(), Failure> 
 fn compare_random(tokenizer: &Tokenizer, what: Tokenize<'_>) -> Result<(), Failure> {
     let special = special(tokenizer);
     shared(what.random as usize, STRINGS, what.threads, |range| {
-        let mut text = String::new();
+        let (mut text, mut ids) = (String::new(), Vec::new());
         for i in range {
             let mut draw = Draw(what.seed ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             text.clear();
             for _ in 0..draw.below(24) {
                 draw.part(&special, &mut text);
             }
-            let want = tokenizer.encode_by_crate(&text, false)?;
-            same(tokenizer, &text, &want)?;
+            same(tokenizer, &text, &tokenizer.encode(&text)?, &tokenizer.encode_by_crate(&text, Reading::Tokens)?)?;
+            ids.clear();
+            tokenizer.encode_document(&text, &mut ids)?;
+            same(tokenizer, &text, &ids, &tokenizer.encode_by_crate(&text, Reading::Document)?)?;
         }
         Ok(0u64)
     })?;

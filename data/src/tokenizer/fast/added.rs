@@ -2,8 +2,9 @@
 //!
 //! The rule is the `tokenizers` crate's, to the letter: of all tokens the one that starts
 //! leftmost, of these the longest; the next search starts behind it, also when the token was
-//! turned down because `single_word` wants no word character (`\w`) on either side. `lstrip` and
-//! `rstrip` take the white space on that side along.
+//! turned down: because `single_word` wants no word character (`\w`) on either side, or because it is
+//! special in a text whose special tokens are text. `lstrip` and `rstrip` take the white space on
+//! that side along.
 //!
 //! A token is a path through a tree of bytes. Few bytes start one, so a text is first asked for
 //! these, eight at a time.
@@ -32,6 +33,7 @@ pub struct Added {
 #[derive(Debug)]
 struct Token {
     id: u32,
+    special: bool,
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
@@ -59,8 +61,8 @@ impl Added {
             tokens: Vec::new(),
         };
         for (text, id, token) in tokens {
-            let AddedToken { single_word, lstrip, rstrip, .. } = *token;
-            added.tokens.push(Token { id: *id, single_word, lstrip, rstrip });
+            let AddedToken { special, single_word, lstrip, rstrip, .. } = *token;
+            added.tokens.push(Token { id: *id, special, single_word, lstrip, rstrip });
             let text = text.as_bytes();
             added.starts[usize::from(text[0])] = true;
             for second in 0..=255u8 {
@@ -84,12 +86,21 @@ impl Added {
         Some(added)
     }
 
-    /// Gives `each` the parts of `text` in order; stops when it says false, and says so.
-    pub fn split<'a>(&self, text: &'a str, mut each: impl FnMut(Part<'a>) -> bool) -> bool {
+    /// Whether any of them is found where special tokens are text.
+    pub fn has_ordinary(&self) -> bool {
+        self.tokens.iter().any(|token| !token.special)
+    }
+
+    /// Gives `each` the parts of `text` in order; stops when it says false, and says so. `ordinary`:
+    /// special tokens are text.
+    pub fn split<'a>(&self, text: &'a str, ordinary: bool, mut each: impl FnMut(Part<'a>) -> bool) -> bool {
         let (mut at, mut done) = (0, 0);
         while let Some((from, to, token)) = self.find(text.as_bytes(), at) {
             at = to;
             let token = &self.tokens[token];
+            if ordinary && token.special {
+                continue;
+            }
             if token.single_word && (word_at_end(&text[..from]) || word_at_start(&text[to..])) {
                 continue;
             }

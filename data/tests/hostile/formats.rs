@@ -1,15 +1,11 @@
-//! Hostile token files of other programs: for each reader some hundred, made here from valid ones
-//! that our own export wrote: cut, flipped, lying, unpacking to far more than they are.
-//!
-//! None may panic, none may take memory that it has no reason to take, and what must be refused
-//! is refused with a message that names the file.
+//! Token files of other programs: for each reader some hundred, made here from valid ones that our own export wrote.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
+use super::counting::{alone, peak_of};
+use super::places;
 use esker_data::formats::{ExportOptions, Format, ImportOptions, Int, Options, export, import};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
@@ -21,33 +17,6 @@ const MEMORY_MAX: usize = 24 << 20;
 const EOS: u32 = 999;
 const PAD: u32 = 1000;
 const VOCAB: u32 = 1000;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; counters are all that is added.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), SeqCst) + layout.size();
-        PEAK.fetch_max(live, SeqCst);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), SeqCst);
-        // SAFETY: `at` came from `System` with this layout, as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The counters are of the process, so one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
 
 /// Names and bytes of the files of one data set.
 type Files = Vec<(&'static str, Vec<u8>)>;
@@ -63,8 +32,7 @@ struct Bench {
 
 impl Bench {
     fn new(format: Format) -> Bench {
-        let alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-        Bench { format, dir: tempfile::tempdir().unwrap(), refused: 0, read: 0, _alone: alone }
+        Bench { format, dir: tempfile::tempdir().unwrap(), refused: 0, read: 0, _alone: alone() }
     }
 
     /// Imports the files; the documents, or why not.
@@ -83,12 +51,9 @@ impl Bench {
             ..Options::default()
         };
         let options = ImportOptions { read, vocab_size: Some(VOCAB), overwrite: true, ..Default::default() };
-        let live = LIVE.load(SeqCst);
-        PEAK.store(live, SeqCst);
-        let outcome =
-            std::panic::catch_unwind(|| import(std::slice::from_ref(&dir), None, &out, &options, &mut |_, _| {}))
-                .unwrap_or_else(|_| panic!("{}: {what}: panicked", self.format));
-        let peak = PEAK.load(SeqCst).saturating_sub(live);
+        let import = || import(std::slice::from_ref(&dir), None, &out, &options, &mut |_, _| {});
+        let (outcome, peak) = peak_of(|| std::panic::catch_unwind(import));
+        let outcome = outcome.unwrap_or_else(|_| panic!("{}: {what}: panicked", self.format));
         assert!(peak < MEMORY_MAX, "{}: {what}: took {peak} bytes", self.format);
         match outcome {
             Ok(report) => {
@@ -156,13 +121,6 @@ impl Bench {
         println!("{}: {} refused, {} read", self.format, self.refused, self.read);
         assert!(self.refused >= 200, "{}: {} refused", self.format, self.refused);
     }
-}
-
-/// `n` places spread over 0..len, both ends with them.
-fn places(len: usize, n: usize) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..n).map(|i| i * (len - 1) / (n - 1)).collect();
-    places.dedup();
-    places
 }
 
 /// Numbers that break arithmetic.
@@ -675,7 +633,7 @@ fn mds() {
 
 #[test]
 fn what_was_written_is_read() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes) in valid(|_| {}, Format::Nanogpt, &["train.bin"]) {
         std::fs::write(dir.path().join(name), bytes).unwrap();

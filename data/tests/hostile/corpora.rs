@@ -1,17 +1,13 @@
-//! Hostile files: the corpora of `fuzz/`, and some thousand more made here from valid ones, cut,
-//! flipped and lying, through the functions that the fuzz targets call.
-//!
-//! None may panic, not even where a panic would be caught; none may take memory that it has no
-//! reason to take; and what must be refused is refused with a message that names the file.
+//! The corpora of `fuzz/`, and some thousand more made here from valid ones, through the functions that the fuzz
+//! targets call.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 
-#[path = "../fuzz/entries"]
+#[path = "../../fuzz/entries"]
 mod entries {
     pub mod formats;
     pub mod manifest;
@@ -23,50 +19,22 @@ mod entries {
     pub mod tokenizer;
 }
 
+use super::counting::{calls, peak_of};
+use super::places;
 use esker_data::{Batch, Check, Loader, LoaderConfig, TokenSet, Tokenizer};
 
 /// Memory that no file of this test may make a reader exceed.
 const MEMORY_MAX: usize = 32 << 20;
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static CALLS: AtomicUsize = AtomicUsize::new(0);
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call goes to the system's allocator unchanged; counters are all that is added.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), SeqCst) + layout.size();
-        PEAK.fetch_max(live, SeqCst);
-        CALLS.fetch_add(1, SeqCst);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), SeqCst);
-        // SAFETY: `at` came from `System` with this layout, as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The counters are of the process, so one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// What went wrong so far in the test that holds [`ALONE`].
+/// What went wrong so far in the test that is [`alone`].
 static FAULTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Runs one case; its outcome. The message of a refusal names the file and fits a screen.
 fn run(name: &str, bytes: &[u8], entry: fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
-    let (panics, live) = (PANICS.load(SeqCst), LIVE.load(SeqCst));
-    PEAK.store(live, SeqCst);
-    let outcome = std::panic::catch_unwind(|| entry(bytes));
-    let peak = PEAK.load(SeqCst).saturating_sub(live);
+    let panics = PANICS.load(SeqCst);
+    let (outcome, peak) = peak_of(|| std::panic::catch_unwind(|| entry(bytes)));
     let panics = PANICS.load(SeqCst) - panics;
     let fault = |what: String| FAULTS.lock().unwrap().push(format!("{name}: {what}"));
     if panics > 0 {
@@ -89,7 +57,7 @@ fn run(name: &str, bytes: &[u8], entry: fn(&[u8]) -> Result<(), String>) -> Resu
 struct Alone(#[expect(dead_code, reason = "held until the test ends")] MutexGuard<'static, ()>);
 
 fn alone() -> Alone {
-    let guard = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let guard = super::counting::alone();
     FAULTS.lock().unwrap().clear();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -110,11 +78,6 @@ impl Drop for Alone {
 
 fn golden(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
-}
-
-/// `n` places spread over 0..len, both ends with them.
-fn places(len: usize, n: usize) -> impl Iterator<Item = usize> {
-    (0..n).map(move |i| i * (len - 1) / (n - 1))
 }
 
 #[test]
@@ -381,7 +344,7 @@ fn packed_text_cut_flipped_and_swollen() {
         for at in places(valid.len() - 1, 80) {
             let _ = run(&format!("{name} cut to {at}"), &valid[..at]);
         }
-        for (i, at) in places(valid.len(), 200).chain(0..40).enumerate() {
+        for (i, at) in places(valid.len(), 200).into_iter().chain(0..40).enumerate() {
             let mut bytes = valid.clone();
             bytes[at] ^= 1 << (i % 8);
             let _ = run(&format!("{name} bit {} of byte {at}", i % 8), &bytes);
@@ -425,7 +388,7 @@ fn parquet_cut_and_flipped() {
     }
     let footer = valid.len() - 8 - u32::from_le_bytes(valid[valid.len() - 8..][..4].try_into().unwrap()) as usize;
     let dense = (footer..valid.len()).chain(0..60).step_by(3);
-    for (i, at) in places(valid.len(), 200).chain(dense).enumerate() {
+    for (i, at) in places(valid.len(), 200).into_iter().chain(dense).enumerate() {
         let mut bytes = valid.clone();
         bytes[at] ^= 1 << (i % 8);
         let _ = run(&format!("parquet bit {} of byte {at}", i % 8), &bytes, entries::parquet::run);
@@ -450,9 +413,9 @@ fn filling_rows_allocates_nothing() {
         // Other threads of the test harness may allocate; ours would do so every time.
         let quietest = (0..20)
             .map(|i| {
-                let before = CALLS.load(SeqCst);
+                let before = calls();
                 loader.fill(i, 100, Batch { inputs, targets, doc_first: Some(doc_first) }).unwrap();
-                CALLS.load(SeqCst) - before
+                calls() - before
             })
             .min();
         assert_eq!(quietest, Some(0));
