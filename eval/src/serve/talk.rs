@@ -62,26 +62,44 @@ pub(super) struct Model<'a> {
     pub scorer: Scorer,
 }
 
+/// Prompts that wait. None grows before it was scored, if it is to be.
+#[derive(Default)]
+struct Waiting {
+    score: VecDeque<Job>,
+    grow: VecDeque<Job>,
+}
+
+impl Waiting {
+    fn put(&mut self, job: Job) {
+        let scores = job.ask.echo && job.ask.logprobs.is_some();
+        if scores { &mut self.score } else { &mut self.grow }.push_back(job);
+    }
+
+    fn len(&self) -> usize {
+        self.score.len() + self.grow.len()
+    }
+}
+
 impl Model<'_> {
     /// Works until nobody can ask any more.
     pub fn run(&mut self, mut queue: Receiver<Job>) -> Result<(), DeviceError> {
-        let (mut waiting, mut scored) = (VecDeque::new(), VecDeque::new());
+        let mut waiting = Waiting::default();
         let mut talks: Vec<Option<Talk<'_>>> = (0..self.flow.lanes()).map(|_| None).collect();
         loop {
-            if waiting.is_empty() && scored.is_empty() && self.flow.idle() {
+            if waiting.len() == 0 && self.flow.idle() {
                 match queue.blocking_recv() {
-                    Some(job) => waiting.push_back(job),
+                    Some(job) => waiting.put(job),
                     None => return Ok(()),
                 }
             }
             while waiting.len() < super::QUEUE
                 && let Ok(job) = queue.try_recv()
             {
-                waiting.push_back(job);
+                waiting.put(job);
             }
-            self.score(&mut waiting, &mut scored)?;
+            self.score(&mut waiting)?;
             while let Some(lane) = self.flow.free() {
-                let Some(job) = scored.pop_front().or_else(|| waiting.pop_front()) else { break };
+                let Some(job) = waiting.grow.pop_front() else { break };
                 let ids = job.ids.clone();
                 let mut talk = Talk::new(self.tokenizer, job);
                 if talk.job.ask.max_tokens == 0 {
@@ -100,18 +118,14 @@ impl Model<'_> {
         }
     }
 
-    /// Scores those of `waiting` whose prompts are to be scored, a batch of them at most; of these, those that are to go on
-    /// for more than a token go to `scored`.
-    fn score(&mut self, waiting: &mut VecDeque<Job>, scored: &mut VecDeque<Job>) -> Result<(), DeviceError> {
+    /// Scores the first prompts that are to be scored, as many as make a batch; those that are to go on for more than a
+    /// token then wait to grow.
+    fn score(&mut self, waiting: &mut Waiting) -> Result<(), DeviceError> {
         let most = self.scorer.size().tokens;
         let (mut talks, mut rows, mut tokens) = (Vec::new(), Vec::new(), 0);
-        for _ in 0..waiting.len() {
-            let job = waiting.pop_front().expect("serve: as many as there are");
-            let scores = job.ask.echo && job.ask.logprobs.is_some();
-            if !scores || tokens + job.ids.len() > most {
-                waiting.push_back(job);
-                continue;
-            }
+        while waiting.score.front().is_some_and(|job| tokens + job.ids.len() <= most)
+            && let Some(job) = waiting.score.pop_front()
+        {
             tokens += job.ids.len();
             // What follows the prompt is asked for too; its target is not known and not used.
             rows.push(Row { ids: job.ids.iter().copied().chain([0]).collect(), scored: job.ids.len() });
@@ -142,7 +156,7 @@ impl Model<'_> {
             match talk.job.ask.max_tokens {
                 0 => drop(talk.tell(vec![Event::End { text: String::new(), stopped: false }])),
                 1 => drop(talk.tell(behind)),
-                _ => scored.push_back(talk.job),
+                _ => waiting.grow.push_back(talk.job),
             }
         }
         Ok(())

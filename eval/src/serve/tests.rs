@@ -152,6 +152,30 @@ fn prompts_are_scored_as_by_the_engine() {
     });
 }
 
+/// More prompts than a batch of 512 tokens holds: those that had to wait once grew without being scored, and
+/// lm-evaluation-harness took the nothing that it was told for certainty.
+#[test]
+fn prompts_that_wait_for_a_batch_are_scored_too() {
+    served(|addr, engine| {
+        let context = "The rain in the north falls on stones and goes down to the sea.".to_string();
+        let tails: Vec<String> = (0..24).map(|i| format!(" {i} drops fell")).collect();
+        let prompts: Vec<String> = tails.iter().map(|tail| format!("{context}{tail}")).collect();
+        let n = context.len();
+        for max_tokens in [0, 1, 2] {
+            let ask = json!({"prompt": prompts, "max_tokens": max_tokens, "logprobs": 1, "echo": true});
+            let answer = complete(addr, ask);
+            for (i, tail) in tails.iter().enumerate() {
+                let told = answer["choices"][i]["logprobs"]["token_logprobs"].as_array().unwrap();
+                assert_eq!(told.len(), n + tail.len() + max_tokens, "prompt {i}, {max_tokens} new");
+                let got: f64 = told[n..n + tail.len()].iter().map(|x| x.as_f64().unwrap()).sum();
+                let request = Request::LogLikelihood { context: context.clone(), continuation: tail.clone() };
+                let Answer::LogLikelihood { sum, .. } = engine(request) else { panic!() };
+                assert!((got - sum).abs() < 1e-3, "prompt {i}: {got} and not {sum}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_token_that_ends_the_text_is_told_and_not_shown() {
     // lm-evaluation-harness leaves out the last token told, which is the new one, whatever it is.
