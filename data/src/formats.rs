@@ -44,9 +44,11 @@ pub use int::Int;
 pub use raw::InPlace;
 
 use raw::{Array, Bounds, Raw, RawStream, map};
+use serde::{Deserialize, Serialize};
 
 /// The formats of the table above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     Megatron,
     Llmc,

@@ -37,6 +37,7 @@ pub fn run(model: Config, sizes: &Sizes, optim: Optim) -> Result<Run, ConfigErro
             document_mask: false,
             boundary_loss: None,
             mixture: Vec::new(),
+            foreign: None,
         },
         batch: Batch {
             tokens_per_step: sizes.rows * sizes.seq,

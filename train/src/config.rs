@@ -14,7 +14,11 @@ mod read;
 pub use hash::{Difference, differences};
 pub use read::{load, parse};
 
-use esker_data::{loader::LoaderConfig, mix::Mix};
+use esker_data::{
+    formats::{Format, Int},
+    loader::LoaderConfig,
+    mix::Mix,
+};
 use esker_kernels::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -57,13 +61,14 @@ pub struct File {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// The embedded corpus, or shards on disk.
+    /// The embedded corpus, shards on disk, or token files of other programs.
     pub source: Source,
     /// How text becomes tokens.
     pub tokenizer: TokenizerChoice,
-    /// Shard files of the training set, in this order; empty for the embedded corpus, and where `mixture` has them.
+    /// Files of the training set, in this order; empty for the embedded corpus, and where `mixture` has them.
     pub train: Vec<PathBuf>,
-    /// Shard files of the validation set; may be empty.
+    /// Shard files of the validation set; may be empty. They are shards with `source = "foreign"` too: bits per byte
+    /// need the bytes of text, which other programs do not keep.
     pub validation: Vec<PathBuf>,
     /// Whether attention stays inside a document.
     pub document_mask: bool,
@@ -75,6 +80,21 @@ pub struct Data {
     /// Several training sets and how much of each, in place of `train`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixture: Vec<MixtureSource>,
+    /// How the files of `source = "foreign"` are read, where they do not say it themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Foreign>,
+}
+
+/// What token files of other programs are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Foreign {
+    /// Their format; left out, each file's name and content tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// How ids are stored; left out, the format or the file's header tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Int>,
 }
 
 /// One training set of a mixture. Its rows have an order of their own, and begin again when all were read.
@@ -85,7 +105,7 @@ pub struct MixtureSource {
     pub name: String,
     /// Its part of all rows is this over the sum of the weights, after every row as exact as whole rows can be.
     pub weight: f64,
-    /// Shard files, in this order.
+    /// Files, in this order.
     pub train: Vec<PathBuf>,
 }
 
@@ -95,8 +115,10 @@ pub struct MixtureSource {
 pub enum Source {
     /// The corpus inside the binary.
     Embedded,
-    /// Shard files, made by `esker tokenize`.
+    /// Shard files, made by `esker data prepare` or `import`.
     Shards,
+    /// Token files of other programs, read where they lie: Megatron, llm.c, nanoGPT, OLMo, datatrove, Templar, .npy.
+    Foreign,
 }
 
 /// Which tokenizer a run uses.
@@ -324,7 +346,7 @@ impl Run {
         }
     }
 
-    /// Names and shards of the sources of the training set; one without shards for the embedded corpus.
+    /// Names and files of the sources of the training set; one without files for the embedded corpus.
     pub fn sources(&self) -> Vec<(&str, &[PathBuf])> {
         match self.data.mixture.is_empty() {
             true => vec![("train", self.data.train.as_slice())],

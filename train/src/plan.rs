@@ -129,7 +129,7 @@ fn stream_bytes(run: &Run) -> usize {
 fn host_bytes(run: &Run) -> usize {
     let corpus = match run.data.source {
         Source::Embedded => CORPUS_BYTES,
-        Source::Shards => 0,
+        Source::Shards | Source::Foreign => 0,
     };
     Host::bytes(run) + PROCESS_BYTES + corpus
 }

@@ -1,12 +1,13 @@
-//! The tokens of a run: the embedded corpus, packed once into the run's folder, or shards on disk, of one source or of
-//! several.
+//! The tokens of a run: the embedded corpus, packed once into the run's folder, or shards or token files of other programs
+//! on disk, of one source or of several.
 //!
 //! A resumed run reads the very tokens it began with: the packed corpus lies in `data/` of the run's folder, and
-//! [`Opened::identity`], a digest over the shards' digests, stands in every checkpoint. A start that was cut short while
+//! [`Opened::identity`], a digest over the digests of shards and files, stands in every checkpoint. A start that was cut short while
 //! packing leaves no manifest, and packs again; the result is a function of the configuration.
 
 use crate::config::{Run, Source, TokenizerChoice};
 use esker_data::corpus;
+use esker_data::formats::{self, FormatError, InPlace};
 use esker_data::loader::{Loader, LoaderError};
 use esker_data::pack::{self, Manifest, PackError, PackOptions, Split};
 use esker_data::shard::{Check, Shard, ShardError};
@@ -43,6 +44,17 @@ pub enum SourceError {
     /// The shards do not make a set.
     #[error(transparent)]
     Set(#[from] LoaderError),
+    /// A token file of another program was refused.
+    #[error(transparent)]
+    Foreign(#[from] FormatError),
+    /// A tokenizer without the mark that ends the documents of token files of other programs.
+    #[error(
+        "data.tokenizer ({tokenizer}) has no end mark, by which documents of other programs' files are told apart; name one in a tokenizer_config.json beside it"
+    )]
+    NoEos {
+        /// The tokenizer that was named.
+        tokenizer: String,
+    },
     /// The tokenizer was refused.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -80,6 +92,7 @@ pub fn open(run: &Run, folder: &Path) -> Result<Opened, SourceError> {
     let opened = match run.data.source {
         Source::Embedded => embedded(run, &folder.join("data"))?,
         Source::Shards => shards(run)?,
+        Source::Foreign => foreign(run)?,
     };
     let fits = |set: &TokenSet, what: &str| match set.vocab_size() as usize <= run.model.vocab {
         true => Ok(()),
@@ -142,36 +155,79 @@ fn shards(run: &Run) -> Result<Opened, SourceError> {
     let check = check_of(all());
     let sources: Vec<TokenSet> =
         named.iter().map(|(_, paths)| TokenSet::open(paths, check)).collect::<Result<_, _>>()?;
-    let validation = match run.data.validation.is_empty() {
-        true => None,
-        false => Some(TokenSet::open(&run.data.validation, check_of(run.data.validation.iter()))?),
-    };
-    let tokenizer = match &run.data.tokenizer {
-        TokenizerChoice::File { path } => Tokenizer::from_file(path)?,
-        // A bpe tokenizer for shards does not pass the check of the configuration.
-        TokenizerChoice::Bytes {} | TokenizerChoice::Bpe { .. } => Tokenizer::bytes(),
-    };
-    let training = sources.iter().zip(named.iter().map(|(name, _)| format!("data.train ({name})")));
-    for (set, shards) in training.chain(validation.iter().zip(["data.validation".to_string()])) {
-        let Some(theirs) = set.tokenizer_hash() else { continue };
-        if theirs != tokenizer.hash() {
-            let hex = |hash: [u8; 32]| blake3::Hash::from_bytes(hash).to_hex().to_string();
-            let named = match &run.data.tokenizer {
-                TokenizerChoice::File { path } => path.display().to_string(),
-                _ => "bytes".into(),
-            };
-            let (ours, theirs) = (hex(tokenizer.hash()), hex(theirs));
-            return Err(SourceError::OtherTokenizer { tokenizer: named, shards, ours, theirs });
-        }
+    let tokenizer = tokenizer(run)?;
+    for (set, (name, _)) in sources.iter().zip(&named) {
+        made_by(run, set, &tokenizer, &format!("data.train ({name})"))?;
     }
-    let mut identity = identity(all().cloned())?;
-    if named.len() > 1 {
-        // Which source a shard belongs to is part of what is trained on.
-        let counts: Vec<usize> = named.iter().map(|(_, paths)| paths.len()).collect();
-        identity = blake3::hash(format!("{identity} {counts:?}").as_bytes()).to_hex().to_string();
-    }
+    let validation = validation(run, &tokenizer)?;
+    let identity = of_sources(&named, identity(all().cloned())?);
     let sources = sources.into_iter().map(Arc::new).collect();
-    Ok(Opened { sources, validation: validation.map(Arc::new), tokenizer: Some(tokenizer), identity })
+    Ok(Opened { sources, validation, tokenizer: Some(tokenizer), identity })
+}
+
+/// Files of other programs know neither tokenizer nor vocabulary: the configuration's word is taken, and each id held
+/// against it when it is read.
+fn foreign(run: &Run) -> Result<Opened, SourceError> {
+    let (named, tokenizer) = (run.sources(), tokenizer(run)?);
+    let eos = tokenizer.eos().ok_or_else(|| SourceError::NoEos { tokenizer: tokenizer.name().into() })?;
+    let told = run.data.foreign.as_ref();
+    let options = formats::Options {
+        format: told.and_then(|f| f.format),
+        int: told.and_then(|f| f.dtype),
+        eos: Some(eos),
+        ..formats::Options::default()
+    };
+    let (mut hasher, mut sources) = (blake3::Hasher::new(), Vec::new());
+    for (_, paths) in &named {
+        let files: Vec<InPlace> = paths.iter().map(|path| InPlace::open(path, &options)).collect::<Result<_, _>>()?;
+        for file in &files {
+            hasher.update(&file.fingerprint());
+        }
+        sources.push(Arc::new(TokenSet::from_foreign(files, tokenizer.vocab_size(), Some(eos))?));
+    }
+    let identity = of_sources(&named, hasher.finalize().to_hex().to_string());
+    let validation = validation(run, &tokenizer)?;
+    Ok(Opened { sources, validation, tokenizer: Some(tokenizer), identity })
+}
+
+/// The tokenizer that the configuration names for tokens on disk.
+fn tokenizer(run: &Run) -> Result<Tokenizer, TokenizerError> {
+    match &run.data.tokenizer {
+        TokenizerChoice::File { path } => Tokenizer::from_file(path),
+        // A bpe tokenizer for tokens on disk does not pass the check of the configuration.
+        TokenizerChoice::Bytes {} | TokenizerChoice::Bpe { .. } => Ok(Tokenizer::bytes()),
+    }
+}
+
+fn validation(run: &Run, tokenizer: &Tokenizer) -> Result<Option<Arc<TokenSet>>, SourceError> {
+    if run.data.validation.is_empty() {
+        return Ok(None);
+    }
+    let set = TokenSet::open(&run.data.validation, check_of(run.data.validation.iter()))?;
+    made_by(run, &set, tokenizer, "data.validation")?;
+    Ok(Some(Arc::new(set)))
+}
+
+/// Refuses a set of shards that another tokenizer made.
+fn made_by(run: &Run, set: &TokenSet, tokenizer: &Tokenizer, shards: &str) -> Result<(), SourceError> {
+    let Some(theirs) = set.tokenizer_hash().filter(|theirs| *theirs != tokenizer.hash()) else { return Ok(()) };
+    let hex = |hash: [u8; 32]| blake3::Hash::from_bytes(hash).to_hex().to_string();
+    let named = match &run.data.tokenizer {
+        TokenizerChoice::File { path } => path.display().to_string(),
+        _ => "bytes".into(),
+    };
+    let (ours, theirs) = (hex(tokenizer.hash()), hex(theirs));
+    Err(SourceError::OtherTokenizer { tokenizer: named, shards: shards.into(), ours, theirs })
+}
+
+/// The digest of all files, with how they are shared out where there are several sources: which source a file belongs to
+/// is part of what is trained on.
+fn of_sources(named: &[(&str, &[PathBuf])], files: String) -> String {
+    if named.len() < 2 {
+        return files;
+    }
+    let counts: Vec<usize> = named.iter().map(|(_, paths)| paths.len()).collect();
+    blake3::hash(format!("{files} {counts:?}").as_bytes()).to_hex().to_string()
 }
 
 fn check_of<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Check {

@@ -1,7 +1,10 @@
 //! How a foreign file stores an id: little-endian integers of one to eight bytes.
 
+use serde::{Deserialize, Serialize};
+
 /// Integer types that the formats use for ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Int {
     U8,
     I8,

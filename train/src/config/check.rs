@@ -62,14 +62,17 @@ fn data(d: &Data, vocab: usize) -> Result<(), Refusal> {
                 "is of shards; set source = \"shards\", or leave it out with source = \"embedded\"".into()
             })?;
         }
-        Source::Shards => {
+        Source::Shards | Source::Foreign => {
             mixture(d)?;
             let kind = !matches!(d.tokenizer, TokenizerChoice::Bpe { .. });
             holds(kind, "data.tokenizer", || {
-                "kind = \"bpe\" is trained on the embedded corpus; shards need the tokenizer they were made with: kind = \"file\" or \"bytes\"".into()
+                "kind = \"bpe\" is trained on the embedded corpus; tokens on disk need the tokenizer they were made with: kind = \"file\" or \"bytes\"".into()
             })?;
         }
     }
+    holds(d.foreign.is_none() || d.source == Source::Foreign, "data.foreign", || {
+        "says how token files of other programs are read; set source = \"foreign\", or leave it out".into()
+    })?;
     let needed = match d.tokenizer {
         TokenizerChoice::Bpe { vocab } => {
             holds(vocab >= 257, "data.tokenizer.vocab", || {

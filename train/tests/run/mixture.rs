@@ -1,7 +1,8 @@
-//! Runs on several sources, and the choices at the bounds of documents.
+//! Runs on several sources, on token files of other programs, and the choices at the bounds of documents.
 
-use crate::tiny::{Place, print, resume};
-use esker_train::metrics;
+use crate::tiny::{Place, print, resume, train};
+use esker_data::shard::{Check, Shard};
+use esker_train::{metrics, run::Start};
 
 /// Seven rows of ten from the training shard, the rest from the smaller one, which is read several times over.
 fn mixture(place: &Place, names: [&str; 2], weights: [f64; 2]) -> String {
@@ -35,6 +36,39 @@ fn a_mixture_resumes_and_does_not_depend_on_micro_batches() {
     assert!(refused.contains("data.mixture was"), "{refused}");
     let renamed = mixture(&place, ["a", "b"], [0.7, 0.3]);
     assert_eq!(print(&resume(&stopped.folder, Some(run(&[&renamed])), 0).unwrap()).weights, straight.weights);
+}
+
+/// A run on a file of nanoGPT takes the steps of the run on the shard with the same tokens, and knows the file again.
+#[test]
+fn token_files_of_other_programs_are_read_in_place() {
+    let place = Place::new();
+    let shard = Shard::open(&place.dir.path().join("train-00000.shard"), Check::Everything).unwrap();
+    let mut ids = vec![0; shard.header().tokens as usize];
+    shard.tokens(0, &mut ids).unwrap();
+    let file = place.dir.path().join("train.bin");
+    let write = |ids: &[u32]| {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect();
+        std::fs::write(&file, bytes).unwrap();
+    };
+    write(&ids);
+    let named = format!("data.train=[\"{}\"]", file.display());
+    let foreign = ["data.source=foreign", "data.foreign={ format = \"nanogpt\", dtype = \"u16\" }", named.as_str()];
+    let ours = print(&place.train(place.run(&[]), 0));
+    let theirs = print(&place.train(place.run(&foreign), 0));
+    assert_eq!((ours.weights, &ours.steps, &ours.evals), (theirs.weights, &theirs.steps, &theirs.evals));
+
+    let stopped = place.train(place.run(&foreign), 3);
+    assert_eq!(print(&resume(&stopped.folder, None, 0).unwrap()), theirs);
+    let stopped = place.train(place.run(&foreign), 3);
+    ids.swap(5, 6);
+    write(&ids);
+    let refused = resume(&stopped.folder, None, 0).unwrap_err().to_string();
+    assert!(refused.contains("tokens"), "{refused}");
+    ids[9] = 300;
+    write(&ids);
+    let steps = [foreign.as_slice(), &["train.steps=60"]].concat();
+    let refused = train(Start::New { run: place.run(&steps), out: place.out() }, 0).unwrap_err().to_string();
+    assert!(refused.contains("train.bin") && refused.contains("300"), "{refused}");
 }
 
 #[test]

@@ -75,9 +75,9 @@ impl Tokens {
     }
 }
 
-/// Opens the training tokens of `run` by their headers alone: enough to count them.
+/// Opens the training tokens of `run`, shards by their headers alone: enough to count them.
 pub fn counted(run: &Run) -> Result<Vec<Arc<TokenSet>>, Failure> {
-    if run.data.source == Source::Embedded {
+    if run.data.source != Source::Shards {
         return Ok(Tokens::of_run(run.clone(), None)?.sources.into_iter().map(|(_, set)| set).collect());
     }
     let open = |(_, paths): (&str, &[PathBuf])| TokenSet::open(paths, Check::Header).map(Arc::new);
