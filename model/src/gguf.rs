@@ -9,7 +9,8 @@
 //!
 //! row (head, half j, pair i) = file's row (head, pair i, half j)            i < D/2, j < 2
 //!
-//! The tokenizer's tables become a tokenizer.json (`gguf/tokenizer.rs`).
+//! Llama 3.1's stretched rotation lies in the file as the factors of its frequencies; the rule they follow is found again
+//! ([`stretched`]). The tokenizer's tables become a tokenizer.json (`gguf/tokenizer.rs`).
 //! Source: the format's page in the ggml repository (docs/gguf.md); the permutation: llama.cpp's conversion script.
 
 mod blocks;
@@ -27,6 +28,11 @@ use file::{File, Info, Value};
 use half::bf16;
 use std::{collections::BTreeMap, path::Path};
 
+/// What Llama 3.1 divides its frequencies by.
+const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The context that Llama 3.1 was first trained on.
+const LLAMA3_CONTEXT: usize = 8192;
+
 /// An open file whose header holds together, and whose tensors are those of its network.
 #[derive(Debug)]
 pub struct Gguf {
@@ -37,8 +43,9 @@ pub struct Gguf {
 impl Gguf {
     /// Opens a file and checks everything but the numbers of its tensors; reads only its header.
     pub fn open(path: &Path) -> Result<Gguf, HfError> {
-        let file = File::open(path)?;
-        let config = config(&file)?;
+        let mut file = File::open(path)?;
+        let mut config = config(&file)?;
+        stretched(&mut file, &mut config)?;
         config.check().map_err(|source| HfError::Config { file: path.into(), source })?;
         let id = |key: &str| file.whole(key).map(|id| id.filter(|&id| id < config.vocab as u64).map(|id| id as u32));
         let bos = id("tokenizer.ggml.bos_token_id")?;
@@ -84,12 +91,6 @@ impl Gguf {
     fn check_tensors(&self) -> Result<(), HfError> {
         let (file, config) = (&self.file, &self.card.config);
         let bad = |why: String| HfError::Format { file: file.path.clone(), why };
-        if file.tensors.contains_key("rope_freqs.weight") {
-            return Err(bad(
-                "rope_freqs.weight stretches the rotation by numbers of its own, which is not built; convert the model from its Hugging Face folder"
-                    .into(),
-            ));
-        }
         if config.layers > file.tensors.len() {
             let (layers, tensors) = (config.layers, file.tensors.len());
             return Err(bad(format!(
@@ -171,6 +172,40 @@ fn config(file: &File) -> Result<Config, HfError> {
         init_std: 0.02,
         rope: Rope { theta: real("rope.freq_base")?.unwrap_or(10_000.0), scaling },
     })
+}
+
+/// Takes `rope_freqs.weight` out of the tensors, numbers that the frequencies f_k are divided by, and puts the rule they
+/// follow into `config`: that of Llama 3.1 and later, whose bounds are the same in all its models, with the factor of the
+/// slowest pair. Numbers of another rule are refused.
+fn stretched(file: &mut File, config: &mut Config) -> Result<(), HfError> {
+    let Some(info) = file.tensors.remove(ROPE_FREQS) else { return Ok(()) };
+    let pairs = config.head_dim / 2;
+    if info.shape != [pairs as u64] || config.rope.scaling.is_some() {
+        let why = format!(
+            "{ROPE_FREQS} has shape {:?}, beside rope.scaling.type {}; expected [{pairs}], and no other scaling",
+            info.shape,
+            if config.rope.scaling.is_some() { "linear" } else { "none" }
+        );
+        return Err(file.bad(why));
+    }
+    let (mut bytes, mut divisors) = (vec![0; info.kind.bytes(pairs)], vec![0.0; pairs]);
+    file.seek_data(&info)?;
+    file.read(&mut bytes)?;
+    info.kind.dequantise(&bytes, &mut divisors);
+    let factor = f64::from(divisors.iter().copied().fold(0.0, f32::max));
+    let llama =
+        Scaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: LLAMA3_CONTEXT };
+    let scaling = if factor == 1.0 { None } else { Some(llama) };
+    let rope = Rope { theta: config.rope.theta, scaling };
+    let plain = config.rope.op().frequencies(config.head_dim);
+    let same = plain.zip(rope.op().frequencies(config.head_dim)).zip(&divisors);
+    // Converters round a divisor to f32, and its parts before that.
+    if !same.into_iter().all(|((plain, ours), &by)| (plain / f64::from(by) / ours - 1.0).abs() < 1e-4) {
+        let why = "its numbers are not those of Llama 3.1's rule; convert the model from its Hugging Face folder";
+        return Err(file.bad(format!("{ROPE_FREQS}: {why}")));
+    }
+    config.rope = rope;
+    Ok(())
 }
 
 /// Name and shape of every tensor of a network.

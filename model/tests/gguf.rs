@@ -7,7 +7,7 @@ use esker_kernels::{
     device::Stream,
     tensor::{Arena, Class, DType, Tensor},
 };
-use esker_model::{Family, Weights, gguf::Gguf};
+use esker_model::{Family, Scaling, Weights, gguf::Gguf};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -70,6 +70,27 @@ fn keys_make_the_card() {
     assert_eq!(w.layers[0].wq.f32()[32], 7.0 / 64.0 - 127.0 / 64.0);
     let mut llama = Gguf::open(&corpus("valid-llama-2")).unwrap();
     assert!(!llama.card().config.tied && load(&mut llama, DType::F32).head.is_some());
+}
+
+/// Llama 3.1's divisors, made by its rule in another language: 1, 1, 2.69 and 8 for heads of 8 and θ = 500000.
+#[test]
+fn a_stretched_rotation_is_known_by_its_numbers() {
+    let mut gguf = Gguf::open(&corpus("valid-llama-3")).unwrap();
+    let rope = gguf.card().config.rope.clone();
+    let want = Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+    assert_eq!((rope.theta, rope.scaling), (500_000.0, Some(want)));
+    load(&mut gguf, DType::F32);
+    let mut bytes = std::fs::read(corpus("valid-llama-3")).unwrap();
+    let at = bytes.len() - 32;
+    assert_eq!(bytes[at..at + 4], 1f32.to_le_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    for other in [0.0f32, 1.01, -1.0, 9.0, f32::NAN, f32::INFINITY] {
+        bytes[at..at + 4].copy_from_slice(&other.to_le_bytes());
+        let file = dir.path().join("other.gguf");
+        std::fs::write(&file, &bytes).unwrap();
+        let refused = Gguf::open(&file).unwrap_err().to_string();
+        assert!(refused.contains("rope_freqs.weight"), "{other}: {refused}");
+    }
 }
 
 #[test]
