@@ -197,10 +197,10 @@ fn stretched(file: &mut File, config: &mut Config) -> Result<(), HfError> {
         Scaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: LLAMA3_CONTEXT };
     let scaling = if factor == 1.0 { None } else { Some(llama) };
     let rope = Rope { theta: config.rope.theta, scaling };
-    let plain = config.rope.op().frequencies(config.head_dim);
-    let same = plain.zip(rope.op().frequencies(config.head_dim)).zip(&divisors);
+    let (plain, ours) = (config.rope.op(), rope.op());
+    let pairs = plain.frequencies(config.head_dim).zip(ours.frequencies(config.head_dim));
     // Converters round a divisor to f32, and its parts before that.
-    if !same.into_iter().all(|((plain, ours), &by)| (plain / f64::from(by) / ours - 1.0).abs() < 1e-4) {
+    if !pairs.zip(&divisors).all(|((plain, ours), &by)| (plain / f64::from(by) / ours - 1.0).abs() < 1e-4) {
         let why = "its numbers are not those of Llama 3.1's rule; convert the model from its Hugging Face folder";
         return Err(file.bad(format!("{ROPE_FREQS}: {why}")));
     }
