@@ -52,6 +52,7 @@ pub fn run(model: Config, sizes: &Sizes, optim: Optim) -> Result<Run, ConfigErro
         guard: Guard { window: 2, sigma: 0.0, action: Action::Report },
         validation: Validation { every_steps: 0, tokens: sizes.seq as u64 },
         checkpoint: Checkpoint { every_steps: 0, keep_last: 1, keep_every: 0 },
+        outer: None,
         eval: None,
         sample: None,
     };

@@ -149,6 +149,16 @@ Examples:
   esker bench step --case stories15M --dtype bf16 --json
   esker bench tokenize --tokenizer tokenizer.json --text corpus.txt --random 1000000")]
     Bench(Bench),
+    /// Compare ways for owners to share a run: loss against bytes and time, on one small model
+    #[command(after_help = "\
+WHICH is sparseloco (DDP, DiLoCo, DeMo and SparseLoCo, then a sweep for each setting of SparseLoCo), tuning (learning
+rates around those that it uses) or liars (two of ten owners lie, with and without a validator). Each run's result is a
+file in DIR/runs; a study that was stopped goes on with what is missing. Tables and plots are written into DIR.
+
+Examples:
+  esker study sparseloco
+  esker study liars --out liars --jobs 1")]
+    Study(Study),
     /// Show what this machine has and what it reaches
     #[command(after_help = "\
 Example:
@@ -215,6 +225,34 @@ impl Device {
             Device::Sim => device::Kind::Sim,
         }
     }
+}
+
+/// `esker study`.
+#[derive(Debug, Args)]
+pub struct Study {
+    /// Which runs
+    #[arg(value_enum)]
+    pub which: Which,
+    /// Folder of results, tables and plots
+    #[arg(long, default_value = "studies", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Runs at a time, each on one thread; 0 takes every core
+    #[arg(long, default_value_t = 0)]
+    pub jobs: usize,
+    /// Run this instead: JSON as under "setting" in a result; may be repeated
+    #[arg(long, value_name = "JSON")]
+    pub setting: Vec<String>,
+}
+
+/// Which runs make a study.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// Methods against each other, then a sweep a setting
+    Sparseloco,
+    /// Learning rates around the ones it uses
+    Tuning,
+    /// Two of ten owners lie
+    Liars,
 }
 
 /// `esker plan`.

@@ -117,7 +117,13 @@ pub struct Sums {
 
 /// Starts making the micro-batches of `run` from step `step` on, in the order in which [`gradient`] takes them.
 pub fn feed(run: &Run, loader: Loader, step: u64) -> Result<Prefetch, LoaderError> {
-    Prefetch::start(loader, ahead(run), requests(run, step))
+    let done = step * run.rows_per_step() as u64;
+    feed_rows(run, loader, done, run.train.steps.saturating_sub(step))
+}
+
+/// As [`feed`], for `steps` steps from row `position` on.
+pub fn feed_rows(run: &Run, loader: Loader, position: u64, steps: u64) -> Result<Prefetch, LoaderError> {
+    Prefetch::start(loader, ahead(run), requests(run, position, steps))
 }
 
 fn ahead(run: &Run) -> Ahead {
@@ -127,13 +133,13 @@ fn ahead(run: &Run) -> Ahead {
 }
 
 /// The first micro-batch of a step comes with the number of its targets.
-fn requests(run: &Run, step: u64) -> impl Iterator<Item = Request> + Send + use<> {
+fn requests(run: &Run, position: u64, steps: u64) -> impl Iterator<Item = Request> + Send + use<> {
     let (per_step, per_rank, micro) = (run.rows_per_step(), run.rows_per_rank(), run.micro_rows());
     let of_rank = move |first: usize| micro_batches(per_rank, micro).map(move |(at, rows)| (first + at, rows));
-    (step..run.train.steps).flat_map(move |step| {
+    (0..steps).flat_map(move |step| {
         let micro_batches = (0..per_step).step_by(per_rank).flat_map(of_rank);
         micro_batches.map(move |(at, rows)| Request {
-            position: step * per_step as u64 + at as u64,
+            position: position + step * per_step as u64 + at as u64,
             rows,
             count_rows: if at == 0 { per_step } else { 0 },
         })

@@ -14,6 +14,7 @@ mod plan;
 mod score;
 mod serve;
 mod sim;
+mod study;
 mod tasks;
 mod tokenize;
 mod train;
@@ -40,6 +41,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Export(args) => convert::export(args),
         Command::Parity(args) => parity::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Study(args) => study::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Watch(args) => watch::run(args),

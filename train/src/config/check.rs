@@ -37,6 +37,8 @@ pub(super) fn check(f: &File) -> Result<(), Refusal> {
         format!("{} is less than one sequence, batch.seq_len = {}", f.validation.tokens, f.batch.seq_len)
     })?;
     holds(f.checkpoint.keep_last >= 1, "checkpoint.keep_last", || "0 would keep none; at least 1".into())?;
+    let outer = f.outer.as_ref().map_or(Ok(()), |outer| outer.check());
+    outer.map_err(|(key, why)| (format!("outer.{key}"), why))?;
     f.eval.as_ref().map_or(Ok(()), eval)?;
     f.sample.as_ref().map_or(Ok(()), sample)
 }

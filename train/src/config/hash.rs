@@ -2,8 +2,8 @@
 //!
 //! A checkpoint keeps the canonical form: the file as sorted JSON without the keys that can change no weight. A run
 //! resumes only under an equal one, and the keys that differ are named. Harmless, and so left out: names, paths (the
-//! tokens themselves are compared by digest), `batch.micro_rows`, `train.threads`, `train.recompute`, `[validation]`,
-//! `[checkpoint]`, `[eval]`, `[sample]`, and `train.steps` under a constant schedule; under the others the number of steps
+//! tokens themselves are compared by digest), `batch.micro_rows`, `train.threads`, `train.recompute`, `[peers]`,
+//! `[validation]`, `[checkpoint]`, `[eval]`, `[sample]`, and `train.steps` under a constant schedule; under the others the number of steps
 //! shapes the learning rate from the start.
 
 use super::{File, Run, Schedule};

@@ -9,6 +9,7 @@ mod kill;
 mod layering;
 mod memory;
 mod mixture;
+mod outer;
 mod presets;
 mod resume;
 mod steady;

@@ -9,6 +9,7 @@ use std::time::Instant;
 /// File, parameters, and where the number comes from besides our own arithmetic.
 const TOTALS: &[(&str, u64)] = &[
     ("quickstart", 1_869_504),
+    ("peers-quickstart", 918_656),
     // llama2.c, as its checkpoints count.
     ("stories15M-cpu", 15_191_712),
     ("stories110M-cpu", 109_529_856),

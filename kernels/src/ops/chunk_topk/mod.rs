@@ -204,7 +204,8 @@ pub struct Update<'a> {
 }
 
 /// Over whom the mean of a coordinate runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mean {
     /// All peers; one that did not send it counts as zero.
     Peers,

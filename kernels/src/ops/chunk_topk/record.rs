@@ -165,6 +165,12 @@ impl Table {
 
 /// Whether these bytes are one tensor's part of an honest update. Takes any bytes of the right number.
 pub fn check(grid: Grid, spec: Spec, bytes: &[u8]) -> Result<(), Malformed> {
+    visit(grid, spec, bytes, |_, _| ())
+}
+
+/// As [`check`], and calls `each(element, value)` for all that is sent, chunk after chunk; an element is counted row by
+/// row through the whole tensor. Where it fails, some have been seen.
+pub fn visit(grid: Grid, spec: Spec, bytes: &[u8], mut each: impl FnMut(usize, f32)) -> Result<(), Malformed> {
     assert_eq!(bytes.len(), grid.update_bytes(spec), "chunk_topk: bytes of an update");
     let fault = |chunk| move |what| Malformed { chunk, what };
     let mut table = Table::default();
@@ -177,10 +183,13 @@ pub fn check(grid: Grid, spec: Spec, bytes: &[u8]) -> Result<(), Malformed> {
     let mut picks = Picks::new();
     let mut at = spec.head_bytes();
     for chunk in 0..grid.chunks() {
-        let n = grid.tile(chunk).len();
-        let end = at + spec.record_bytes(n);
-        decode(spec, n, table, &bytes[at..end], &mut picks).map_err(fault(chunk))?;
+        let tile = grid.tile(chunk);
+        let end = at + spec.record_bytes(tile.len());
+        decode(spec, tile.len(), table, &bytes[at..end], &mut picks).map_err(fault(chunk))?;
         at = end;
+        for (i, value) in picks.iter() {
+            each((tile.row + i / tile.cols) * grid.stride() + tile.col + i % tile.cols, value);
+        }
     }
     Ok(())
 }
