@@ -213,10 +213,6 @@ fn sweeps(outcomes: &[Outcome]) -> Vec<Sweep<'_>> {
     let compared = compared(outcomes);
     let middle = compared.iter().find(|(name, _)| *name == "SparseLoCo").and_then(|(_, runs)| runs.first());
     let Some((middle, run)) = middle.and_then(|o| Some((Sparse::of(o)?, *o))) else { return Vec::new() };
-    // Sweeps may be shorter than the comparison: the length that most of its runs have.
-    let lengths = outcomes.iter().filter(|o| Sparse::of(o).is_some()).map(|o| o.setting.steps);
-    let count = |steps: u64| outcomes.iter().filter(|o| o.setting.steps == steps).count();
-    let steps = lengths.max_by_key(|&steps| count(steps)).unwrap_or(0);
     let rows = |same: &dyn Fn(Sparse) -> Sparse, name: &dyn Fn(Sparse) -> String, key: &dyn Fn(Sparse) -> f64| {
         let alike = |o: &&Outcome| {
             Sparse::of(o).is_some_and(|s| same(s) == middle)
