@@ -3,7 +3,7 @@
 constexpr int THREADS = 256;
 constexpr int PER_BLOCK = 16384;
 
-// The sum over a block, joined by halves: one order.
+// The sum over a block, joined by halves: one order. The first thread gets it, the others zero.
 INLINE double join(double x) {
     __shared__ double sums[THREADS];
     sums[threadIdx.x] = x;
@@ -11,7 +11,7 @@ INLINE double join(double x) {
         __syncthreads();
         if ((int)threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     }
-    return sums[0];
+    return threadIdx.x == 0 ? sums[0] : 0.0;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) global_norm_squares(const float* t, double* sums, u64 len) {
