@@ -268,7 +268,7 @@ impl Dec<'_> {
             (9, ..) => AtomOp::Cas,
             _ => return self.unknown(),
         };
-        if bits < 16 || bits > 64 || vector > 1 && !matches!(op, AtomOp::AddFloat(_)) {
+        if !(16..=64).contains(&bits) || vector > 1 && !matches!(op, AtomOp::AddFloat(_)) {
             return self.unknown();
         }
         let red = self.name == "red";

@@ -235,8 +235,8 @@ fn int2_32(w: &mut Warp, m: u32, f: I2, d: Row, a: Row, b: Row) {
         I2::Add => go!(|x, y| x.wrapping_add(y)),
         I2::Sub => go!(|x, y| x.wrapping_sub(y)),
         I2::Mul => go!(|x, y| x.wrapping_mul(y)),
-        I2::MulHiU => go!(|x, y| (u64::from(x) * u64::from(y) >> 32) as u32),
-        I2::MulHiS => go!(|x, y| (i64::from(x as i32) * i64::from(y as i32) >> 32) as u32),
+        I2::MulHiU => go!(|x, y| ((u64::from(x) * u64::from(y)) >> 32) as u32),
+        I2::MulHiS => go!(|x, y| ((i64::from(x as i32) * i64::from(y as i32)) >> 32) as u32),
         // A division by zero gives all ones on the hardware at hand; the manual leaves it open.
         I2::DivU => go!(|x, y| x.checked_div(y).unwrap_or(u32::MAX)),
         I2::DivS => go!(|x, y| if y == 0 { u32::MAX } else { (x as i32).wrapping_div(y as i32) as u32 }),
@@ -279,8 +279,8 @@ fn int2_64(w: &mut Warp, m: u32, f: I2, d: Row, a: Row, b: Row) {
         I2::Add | I2::AddSat => go!(|x, y| x.wrapping_add(y)),
         I2::Sub | I2::SubSat => go!(|x, y| x.wrapping_sub(y)),
         I2::Mul => go!(|x, y| x.wrapping_mul(y)),
-        I2::MulHiU => go!(|x, y| (u128::from(x) * u128::from(y) >> 64) as u64),
-        I2::MulHiS => go!(|x, y| (i128::from(x as i64) * i128::from(y as i64) >> 64) as u64),
+        I2::MulHiU => go!(|x, y| ((u128::from(x) * u128::from(y)) >> 64) as u64),
+        I2::MulHiS => go!(|x, y| ((i128::from(x as i64) * i128::from(y as i64)) >> 64) as u64),
         I2::DivU => go!(|x, y| x.checked_div(y).unwrap_or(u64::MAX)),
         I2::DivS => go!(|x, y| if y == 0 { u64::MAX } else { (x as i64).wrapping_div(y as i64) as u64 }),
         I2::RemU => go!(|x, y| x.checked_rem(y).unwrap_or(x)),
@@ -313,8 +313,8 @@ fn int2_16(w: &mut Warp, m: u32, f: I2, d: Row, a: Row, b: Row) {
         I2::Add | I2::AddSat => go!(|x, y| x.wrapping_add(y)),
         I2::Sub | I2::SubSat => go!(|x, y| x.wrapping_sub(y)),
         I2::Mul => go!(|x, y| x.wrapping_mul(y)),
-        I2::MulHiU => go!(|x, y| (u32::from(x) * u32::from(y) >> 16) as u16),
-        I2::MulHiS => go!(|x, y| (i32::from(x as i16) * i32::from(y as i16) >> 16) as u16),
+        I2::MulHiU => go!(|x, y| ((u32::from(x) * u32::from(y)) >> 16) as u16),
+        I2::MulHiS => go!(|x, y| ((i32::from(x as i16) * i32::from(y as i16)) >> 16) as u16),
         I2::DivU => go!(|x, y| x.checked_div(y).unwrap_or(u16::MAX)),
         I2::DivS => go!(|x, y| if y == 0 { u16::MAX } else { (x as i16).wrapping_div(y as i16) as u16 }),
         I2::RemU => go!(|x, y| x.checked_rem(y).unwrap_or(x)),
@@ -416,14 +416,14 @@ fn int3_rare(w: &mut Warp, m: u32, f: I3, width: Width, d: Row, a: Row, b: Row, 
         (I3::Mad, Width::W16) => go!(|x, y, z| x.wrapping_mul(y).wrapping_add(z) & 0xFFFF),
         (I3::Mad, _) => go!(|x, y, z| x.wrapping_mul(y).wrapping_add(z)),
         (I3::MadHiU, Width::W64) => {
-            each64!(w, m, d; x = a, y = b, z = c; ((u128::from(x) * u128::from(y) >> 64) as u64).wrapping_add(z));
+            each64!(w, m, d; x = a, y = b, z = c; (((u128::from(x) * u128::from(y)) >> 64) as u64).wrapping_add(z));
         }
         (I3::MadHiS, Width::W64) => {
-            each64!(w, m, d; x = a, y = b, z = c; ((i128::from(x as i64) * i128::from(y as i64) >> 64) as u64).wrapping_add(z));
+            each64!(w, m, d; x = a, y = b, z = c; (((i128::from(x as i64) * i128::from(y as i64)) >> 64) as u64).wrapping_add(z));
         }
-        (I3::MadHiU, _) => go!(|x, y, z| ((u64::from(x) * u64::from(y) >> 32) as u32).wrapping_add(z)),
+        (I3::MadHiU, _) => go!(|x, y, z| (((u64::from(x) * u64::from(y)) >> 32) as u32).wrapping_add(z)),
         (I3::MadHiS, _) => {
-            go!(|x, y, z| ((i64::from(x as i32) * i64::from(y as i32) >> 32) as u32).wrapping_add(z));
+            go!(|x, y, z| (((i64::from(x as i32) * i64::from(y as i32)) >> 32) as u32).wrapping_add(z));
         }
         (I3::SadU, _) => go!(|x, y, z| x.abs_diff(y).wrapping_add(z)),
         (I3::SadS, _) => go!(|x, y, z| (x as i32).abs_diff(y as i32).wrapping_add(z)),
@@ -675,10 +675,37 @@ fn float2_rare(w: &mut Warp, m: u32, op: F2, t: Float, mode: Mode, d: Row, a: Ro
 #[inline(always)]
 fn fma(w: &mut Warp, m: u32, t: Float, mode: Mode, d: Row, a: Row, b: Row, c: Row) {
     if t == Float::F32 && plain(mode) {
-        each32!(w, m, d; x = a, y = b, z = c; fp::canonical(f(x).mul_add(f(y), f(z))).to_bits());
+        let out = fma_lanes(w.r32(a), w.r32(b), w.r32(c));
+        w.set32(d, m, &out);
     } else {
         fma_rare(w, m, t, mode, d, a, b, c);
     }
+}
+
+/// x · y + z of all lanes, rounded once.
+fn fma_lanes(x: &[u32; LANES], y: &[u32; LANES], z: &[u32; LANES]) -> [u32; LANES] {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has both features, as has just been asked.
+        return unsafe { fma_wide(x, y, z) };
+    }
+    fma_plain(x, y, z)
+}
+
+/// As `fma_plain`, which becomes a call of the C library for each lane where the compiler may not use the instruction.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn fma_wide(x: &[u32; LANES], y: &[u32; LANES], z: &[u32; LANES]) -> [u32; LANES] {
+    fma_plain(x, y, z)
+}
+
+#[inline(always)]
+fn fma_plain(x: &[u32; LANES], y: &[u32; LANES], z: &[u32; LANES]) -> [u32; LANES] {
+    let mut out = [0; LANES];
+    for i in 0..LANES {
+        out[i] = fp::canonical(f(x[i]).mul_add(f(y[i]), f(z[i]))).to_bits();
+    }
+    out
 }
 
 #[inline(never)]

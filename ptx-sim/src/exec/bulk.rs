@@ -100,7 +100,7 @@ impl Cluster {
             (None, n) => (vec![(0, global, 0, n.unwrap_or(0))], n.unwrap_or(0)),
         };
         let align = if map.is_some() { 128 } else { 16 };
-        if total % 16 != 0 || total == 0 || offset % align != 0 || map.is_none() && global % 16 != 0 {
+        if total % 16 != 0 || total == 0 || offset % align != 0 || map.is_none() && !global.is_multiple_of(16) {
             return misuse(format!(
                 "a bulk copy of {total} bytes between {global:#x} and shared {offset:#x}: multiples of 16 expected, in \
                  shared memory of {align}"
@@ -129,7 +129,7 @@ impl Cluster {
             Some((Home::Global, a)) => x.memory.slice(a, 128).ok().map(<[u8]>::to_vec),
             _ => None,
         };
-        if at % 64 != 0 {
+        if !at.is_multiple_of(64) {
             return misuse(format!("a tensor map at {at:#x}, no multiple of 64"));
         }
         match bytes.and_then(|b| TensorMap::decode(&b)) {
@@ -311,7 +311,7 @@ impl Cluster {
         else {
             return misuse("a copy between blocks outside of shared memory");
         };
-        if bytes == 0 || bytes % 16 != 0 || source % 16 != 0 || to.1 % 16 != 0 || b != to.0 {
+        if bytes == 0 || ![bytes as u64, source, to.1].iter().all(|n| n.is_multiple_of(16)) || b != to.0 {
             return misuse(
                 "a copy between blocks: multiples of 16, and the mbarrier in the block it goes to, expected",
             );

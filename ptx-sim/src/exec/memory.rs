@@ -235,7 +235,7 @@ fn constant<'a>(
     if at >= all.len() || bytes > all.len() - at {
         return Err(Stop::new(lane as u32, outside(x, home, address, bytes as u32, what)));
     }
-    if address % bytes as u64 != 0 {
+    if !address.is_multiple_of(bytes as u64) {
         let kind = FaultKind::Misaligned { what, space: home.name(), address, bytes: bytes as u32 };
         return Err(Stop::new(lane as u32, kind));
     }

@@ -221,7 +221,7 @@ impl Cluster {
             let first = u64::from(w.id % 4) * 16;
             rows.push((layout(p.a, g.trans[0])?, first, first + 16));
         }
-        if w.id % 4 == 0 {
+        if w.id.is_multiple_of(4) {
             rows.push((layout(p.b, g.trans[1])?, 0, g.n.into()));
         } else {
             layout(p.b, g.trans[1])?;
