@@ -83,7 +83,7 @@ pub fn launch(kernel: &Kernel, memory: &mut Memory, shape: Launch<'_>, options: 
         block: [0; 3],
         warp: 0,
         lane: 0,
-        kind: FaultKind::Launch(why),
+        kind: Box::new(FaultKind::Launch(why)),
     })?;
     let mut x = Context {
         kernel,
@@ -150,7 +150,7 @@ impl Plan {
         };
         let blocks = product(cluster).filter(|n| (1..=16).contains(n));
         let blocks = blocks.ok_or(format!("clusters of {cluster:?}; 1 to 16 blocks expected"))?;
-        if (0..3).any(|i| l.grid[i] % cluster[i] != 0) {
+        if (0..3).any(|i| !l.grid[i].is_multiple_of(cluster[i])) {
             return Err(format!("a grid of {:?} is no multiple of its cluster {cluster:?}", l.grid));
         }
         let dynamic = k.shared_bytes.div_ceil(1024) * 1024;
@@ -542,7 +542,7 @@ impl Cluster {
             block: self.ctas[w.cta].id,
             warp: w.id,
             lane: stop.lane,
-            kind: stop.kind,
+            kind: Box::new(stop.kind),
         }
     }
 
@@ -608,25 +608,27 @@ fn branch_table(w: &mut Warp, idx: u32, targets: &[u32], m: u32) -> Step<()> {
     Ok(())
 }
 
-/// Fills the rows of constants and special registers of a warp.
+/// Fills the rows of constants and special registers of a warp; after the first time only those the block changes.
 fn fill_rows(x: &Context<'_>, w: &mut Warp, block: [u32; 3], cluster: [u32; 3], rank: u32) {
-    let p = &x.plan;
+    let (p, kept) = (&x.plan, w.is_kept());
     for &(row, width, fill) in &x.kernel.fills {
-        let lane = |i: usize| -> u64 {
-            match fill {
-                Fill::Const(v) => v,
-                Fill::Dynamic(off) => p.dynamic.wrapping_add_signed(off),
-                Fill::Special(s) => special(p, s, w.id, i as u32, block, cluster, rank).into(),
-            }
-        };
         let values: [u64; LANES] = match fill {
-            Fill::Special(_) => std::array::from_fn(lane),
-            _ => [lane(0); LANES],
+            Fill::Const(_) | Fill::Dynamic(_) if kept => continue,
+            Fill::Const(v) => [v; LANES],
+            Fill::Dynamic(off) => [p.dynamic.wrapping_add_signed(off); LANES],
+            Fill::Special(s) => match (s.of_block(), kept) {
+                (false, true) => continue,
+                (true, _) => [special(p, s, w.id, 0, block, cluster, rank).into(); LANES],
+                (false, false) => std::array::from_fn(|i| special(p, s, w.id, i as u32, block, cluster, rank).into()),
+            },
         };
         match width {
             Width::W64 => w.set64(row, u32::MAX, &values),
             _ => w.set32(row, u32::MAX, &values.map(|v| v as u32)),
         }
+    }
+    if !kept {
+        w.keep();
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Fault {
     /// The lane in the warp.
     pub lane: u32,
     /// What is wrong.
-    pub kind: FaultKind,
+    pub kind: Box<FaultKind>,
 }
 
 /// The kinds of [`Fault`].

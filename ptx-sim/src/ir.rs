@@ -151,6 +151,14 @@ pub(crate) enum Special {
     SharedBytes,
 }
 
+impl Special {
+    /// Whether it is the same for a block's threads, and another for other blocks.
+    pub fn of_block(self) -> bool {
+        use Special::*;
+        matches!(self, BlockId(_) | ClusterId(_) | ClusterBlock(_) | SmId)
+    }
+}
+
 /// A predicate as a source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PSrc {
@@ -751,7 +759,7 @@ pub(crate) enum Op {
         a: Row,
         b: Row,
     },
-    PredOp {
+    PredLogic {
         f: Bool,
         d: u16,
         a: PSrc,

@@ -42,7 +42,7 @@ pub(crate) fn tokens(name: &str, text: &str) -> Result<Vec<Token>, ParseError> {
         let line = lines.line;
         match c {
             c if c.is_whitespace() => lines.skip(1),
-            '/' if lines.rest().starts_with("//") => lines.to_line_end(),
+            '/' if lines.rest().starts_with("//") => lines.skip_line(),
             '/' if lines.rest().starts_with("/*") => match lines.rest().find("*/") {
                 Some(n) => lines.skip(n + 2),
                 None => return Err(lines.error("a comment that never ends")),
@@ -61,7 +61,7 @@ pub(crate) fn tokens(name: &str, text: &str) -> Result<Vec<Token>, ParseError> {
             c if of_word(c) => {
                 let word = lines.word();
                 match word.as_str() {
-                    ".loc" | ".file" => lines.to_line_end(),
+                    ".loc" | ".file" => lines.skip_line(),
                     ".section" => match lines.rest().find('}') {
                         Some(n) => lines.skip(n + 1),
                         None => return Err(lines.error("a section that never ends")),
@@ -105,7 +105,7 @@ impl Lines<'_> {
         self.at = end;
     }
 
-    fn to_line_end(&mut self) {
+    fn skip_line(&mut self) {
         let n = self.rest().find('\n').unwrap_or(self.rest().len());
         self.skip(n);
     }

@@ -146,14 +146,14 @@ impl TensorMap {
             let n = (rank, self.box_dims.len(), self.strides.len());
             return bad(format!("{} dimensions, {} of the box, {} strides", n.0, n.1, n.2));
         }
-        if self.address % 16 != 0 || self.strides.iter().any(|s| s % 16 != 0 || *s >= 1 << 40) {
+        if !self.address.is_multiple_of(16) || self.strides.iter().any(|s| !s.is_multiple_of(16) || *s >= 1 << 40) {
             return bad(format!("address {:#x} and strides {:?} must be multiples of 16", self.address, self.strides));
         }
         if self.dims.iter().any(|&d| d == 0 || d > 1 << 32) || self.box_dims.iter().any(|&b| b == 0 || b > 256) {
             return bad(format!("dimensions {:?} with a box of {:?}; a box has 1 to 256", self.dims, self.box_dims));
         }
         let row = u64::from(self.box_dims[0]) * self.element.bytes() as u64;
-        if row % 16 != 0 || row > self.swizzle.bytes() {
+        if !row.is_multiple_of(16) || row > self.swizzle.bytes() {
             let most =
                 if self.swizzle == Swizzle::None { String::new() } else { format!(" up to {}", self.swizzle.bytes()) };
             return bad(format!("a box has rows of {row} bytes; a multiple of 16{most} expected"));

@@ -23,17 +23,17 @@ fn axpy() {
     assert_eq!(read_floats(&m, py, n), want);
     // One element more than there is.
     let e = run(PTX, "axpy", &mut m, &shape(4, 256), &p(1001), 0).unwrap_err();
-    assert!(matches!(e.kind, FaultKind::OutOfBounds { bytes: 4, .. }), "{e}");
+    assert!(matches!(*e.kind, FaultKind::OutOfBounds { bytes: 4, .. }), "{e}");
     assert_eq!((e.block, e.warp, e.lane), ([3, 0, 0], 7, 8), "{e}");
     // Memory nobody wrote.
     let fresh = m.alloc(4000);
     let p = Params::default().ptr(py).ptr(fresh).put(&1.5f32.to_le_bytes()).i32(1000);
     let e = run(PTX, "axpy", &mut m, &shape(4, 256), &p, 0).unwrap_err();
-    assert!(matches!(e.kind, FaultKind::Unwritten { space: "global", .. }), "{e}");
+    assert!(matches!(*e.kind, FaultKind::Unwritten { space: "global", .. }), "{e}");
     // An address off by two.
     let p = Params::default().ptr(py + 2).ptr(px).put(&1.5f32.to_le_bytes()).i32(8);
     let e = run(PTX, "axpy", &mut m, &shape(1, 32), &p, 0).unwrap_err();
-    assert!(matches!(e.kind, FaultKind::Misaligned { .. }), "{e}");
+    assert!(matches!(*e.kind, FaultKind::Misaligned { .. }), "{e}");
 }
 
 fn block_sum(ptx: &str, seed: u64) -> Result<bool, Fault> {
@@ -107,14 +107,14 @@ fn planted_bugs_are_found_on_every_seed() {
     for seed in 0..10 {
         for ptx in [&no_barrier, &early] {
             let e = gemm(ptx, sizes, seed).unwrap_err();
-            assert!(matches!(e.kind, FaultKind::Race { space: "shared", .. } | FaultKind::Unwritten { .. }), "{e}");
+            assert!(matches!(*e.kind, FaultKind::Race { space: "shared", .. } | FaultKind::Unwritten { .. }), "{e}");
         }
         let e = block_sum(&no_sum_barrier, seed).unwrap_err();
-        assert!(matches!(e.kind, FaultKind::Race { .. } | FaultKind::Unwritten { .. }), "{e}");
+        assert!(matches!(*e.kind, FaultKind::Race { .. } | FaultKind::Unwritten { .. }), "{e}");
         let e = last_block(&no_fence, seed).unwrap_err();
-        assert!(matches!(e.kind, FaultKind::Race { space: "global", .. }), "{e}");
+        assert!(matches!(*e.kind, FaultKind::Race { space: "global", .. }), "{e}");
         let e = last_block(&no_step, seed).unwrap_err();
-        assert!(matches!(e.kind, FaultKind::Race { space: "shared", .. }), "{e}");
+        assert!(matches!(*e.kind, FaultKind::Race { space: "shared", .. }), "{e}");
     }
 }
 

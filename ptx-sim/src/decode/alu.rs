@@ -185,7 +185,7 @@ impl Dec<'_> {
                 "or" => Bool::Or,
                 _ => Bool::Xor,
             };
-            return Ok(Op::PredOp { f, d, a, b: self.pred_src(2)? });
+            return Ok(Op::PredLogic { f, d, a, b: self.pred_src(2)? });
         }
         let bits = type_bits(&t).unwrap_or(32);
         let w = Width::of(bits);

@@ -62,7 +62,7 @@ pub(super) fn run(w: &mut Warp, op: &Op, m: u32) -> bool {
             let (x, y) = (*w.r32(a), *w.r32(b));
             w.set32(d, m, &std::array::from_fn(|i| if p >> i & 1 == 1 { x[i] } else { y[i] }));
         }
-        Op::PredOp { f, d, a, b } => {
+        Op::PredLogic { f, d, a, b } => {
             let v = combine(f, w.pred(a), w.pred(b));
             w.set_pred(d, m, v);
         }

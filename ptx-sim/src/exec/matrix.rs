@@ -90,35 +90,21 @@ pub(super) fn value(elem: Elem, word: u32, h: u32) -> f32 {
 pub(super) fn multiply(w: &mut Warp, a: &Mma, m: u32) -> Step<()> {
     together(m, "mma")?;
     let (mut ma, mut mb, mut md) = ([[0f32; 16]; 16], [[0f32; 8]; 16], [[0f32; 8]; 16]);
-    let per = if a.elem == Elem::Tf32 { 1 } else { 2 };
-    for (n, &row) in a.a.iter().enumerate() {
-        let v = w.r32(row);
-        for l in 0..LANES {
-            // Words alternate between rows g and g + 8, then go on by the four words of a row.
-            let (i, k) = (l / 4 + 8 * (n % 2), (l % 4) * per + n / 2 * 4 * per);
-            for h in 0..per {
-                ma[i][k + h] = value(a.elem, v[l], h as u32);
-            }
-        }
-    }
-    for (n, &row) in a.b.iter().enumerate() {
-        let v = w.r32(row);
-        for l in 0..LANES {
-            let k = (l % 4) * per + n * 4 * per;
-            for h in 0..per {
-                mb[k + h][l / 4] = value(a.elem, v[l], h as u32);
-            }
-        }
+    match a.elem {
+        Elem::Bf16 => fragments::<2>(w, a, &mut ma, &mut mb, |x, h| value(Elem::Bf16, x, h)),
+        Elem::F16 => fragments::<2>(w, a, &mut ma, &mut mb, |x, h| value(Elem::F16, x, h)),
+        Elem::Tf32 => fragments::<1>(w, a, &mut ma, &mut mb, |x, h| value(Elem::Tf32, x, h)),
     }
     sums(w, a, &mut md);
     for i in 0..16 {
-        let row = &mut md[i];
+        let mut row = md[i];
         for k in 0..a.k as usize {
             let s = ma[i][k];
             for j in 0..8 {
                 row[j] += s * mb[k][j];
             }
         }
+        md[i] = row;
     }
     let at = |l: usize, n: usize| md[l / 4 + 8 * (n / 2)][2 * (l % 4) + n % 2];
     for (n, &d) in a.d.iter().enumerate() {
@@ -130,6 +116,40 @@ pub(super) fn multiply(w: &mut Warp, a: &Mma, m: u32) -> Step<()> {
         w.set32(d, u32::MAX, &out);
     }
     Ok(())
+}
+
+/// A and B, from their fragments; `PER` values a word.
+#[inline(always)]
+fn fragments<const PER: usize>(
+    w: &Warp,
+    a: &Mma,
+    ma: &mut [[f32; 16]; 16],
+    mb: &mut [[f32; 8]; 16],
+    value: impl Fn(u32, u32) -> f32,
+) {
+    for (n, &row) in a.a.iter().enumerate().take(4) {
+        let v = w.r32(row);
+        // Words alternate between rows g and g + 8, then go on by the four words of a row.
+        let (i, k) = (8 * (n & 1), (n >> 1 & 1) * 4 * PER);
+        for g in 0..8 {
+            for t in 0..4 {
+                for h in 0..PER {
+                    ma[i + g][k + t * PER + h] = value(v[4 * g + t], h as u32);
+                }
+            }
+        }
+    }
+    for (n, &row) in a.b.iter().enumerate().take(2) {
+        let v = w.r32(row);
+        let k = (n & 1) * 4 * PER;
+        for g in 0..8 {
+            for t in 0..4 {
+                for h in 0..PER {
+                    mb[k + t * PER + h][g] = value(v[4 * g + t], h as u32);
+                }
+            }
+        }
+    }
 }
 
 /// C, from its fragments.

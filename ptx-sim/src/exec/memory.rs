@@ -275,6 +275,19 @@ pub(super) fn scatter<const N: usize>(
         let Some(mut r) = region(ctas, x, home, address) else {
             return Err(Stop::new(first as u32, outside(x, home, address, N as u32, what)));
         };
+        // All lanes, one after the other: a single copy.
+        if left == u32::MAX && at[31].wrapping_sub(at[0]) == 31 * N as u64 && address.is_multiple_of(N as u64) {
+            let together = (0..LANES).all(|i| at[i] == at[0].wrapping_add((i * N) as u64));
+            if let (true, Some(offset)) = (together, inside(&r, address, LANES * N)) {
+                for (i, lane) in from.iter().enumerate() {
+                    r.data[offset + i * N..offset + (i + 1) * N].copy_from_slice(lane);
+                }
+                if let Some(written) = &mut r.written {
+                    set(written, offset, LANES * N, true);
+                }
+                break;
+            }
+        }
         let mut fault = None;
         for i in first..LANES {
             if left >> i & 1 == 0 {

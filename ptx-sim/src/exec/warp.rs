@@ -19,6 +19,8 @@ pub(crate) struct Warp {
     /// Its number in the block.
     pub id: u32,
     file: Vec<u64>,
+    /// The registers a thread starts with, once they were filled.
+    fresh: Vec<u64>,
     pub preds: Vec<u32>,
     /// `.local` memory, one lane after the other.
     pub local: Vec<u8>,
@@ -48,6 +50,7 @@ impl Warp {
             cta: 0,
             id: 0,
             file: vec![0; rows as usize * 16],
+            fresh: Vec::new(),
             preds: vec![0; preds as usize],
             local: vec![0xFF; local * LANES],
             pc: 0,
@@ -67,7 +70,10 @@ impl Warp {
     /// Makes it the warp `id` of block `cta`, with `live` lanes at the kernel's first instruction. Registers read as
     /// ones until they are written.
     pub fn start(&mut self, cta: usize, id: u32, live: u32) {
-        self.file.fill(u64::MAX);
+        match self.fresh.len() {
+            0 => self.file.fill(u64::MAX),
+            _ => self.file.copy_from_slice(&self.fresh),
+        }
         self.preds.fill(0);
         self.preds[0] = u32::MAX;
         self.local.fill(0xFF);
@@ -79,6 +85,15 @@ impl Warp {
         self.groups = Groups::default();
         self.products = Products::default();
         self.cluster_arrivals = [0; LANES];
+    }
+
+    /// Keeps the registers as they are, for the next start.
+    pub fn keep(&mut self) {
+        self.fresh.clone_from(&self.file);
+    }
+
+    pub fn is_kept(&self) -> bool {
+        !self.fresh.is_empty()
     }
 
     #[inline(always)]
