@@ -184,7 +184,15 @@ impl Driver {
             }
             Command::Holds { name, peer, all } if peer != self.net.me() => self.plan.holds(&name, peer, all),
             Command::Holds { .. } => {}
-            Command::Gone { peer } => self.plan.gone(&peer),
+            Command::Gone { peer } => {
+                self.plan.gone(&peer);
+                // Who waits for what only this peer had is told, and may know of others.
+                for name in self.plan.names() {
+                    if self.plan.hopeless(&name) {
+                        self.end(name, Err(FetchError::Nobody { name }));
+                    }
+                }
+            }
             Command::Drop { name } => self.end(name, Err(FetchError::Dropped { name })),
             Command::Broken { name, fault } => self.end(name, Err(Arc::new(fault).into())),
             Command::Done { job, outcome, loss_e4 } => self.done(job, outcome, loss_e4),

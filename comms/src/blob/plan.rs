@@ -15,7 +15,7 @@
 //! | a lie | the holder serves no blob for ten minutes: chunks are checked, so this is no accident of the path |
 //! | absent | the holder is not asked for that again until it says that it has it |
 //! | busy | the holder rests 0.2 to 5 s |
-//! | failed, slow | the holder rests 1 to 60 s, doubled each time, and others are asked at once |
+//! | failed, slow | the holder rests 0.5 to 10 s, doubled each time, and others are asked at once |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -212,7 +212,7 @@ impl Plan {
             known: false,
             lied: false,
             rests_until: Duration::ZERO,
-            fails: Backoff::new(s(1), s(60), seed),
+            fails: Backoff::new(ms(500), s(10), seed),
             busy: Backoff::new(ms(200), s(5), !seed),
         });
     }
@@ -224,6 +224,11 @@ impl Plan {
             h.rests_until = Duration::ZERO;
             h.fails.clear();
         }
+    }
+
+    /// What is wanted.
+    pub fn names(&self) -> Vec<Hash> {
+        self.wants.keys().copied().collect()
     }
 
     /// Whether anything of the blob is missing here.
@@ -537,7 +542,7 @@ mod tests {
         assert_eq!(again.piece, failed.piece);
         assert_ne!(again.peer, failed.peer);
         let wake = p.wake(NOW).unwrap();
-        assert!((Duration::from_millis(500)..=Duration::from_secs(1)).contains(&wake));
+        assert!((Duration::from_millis(250)..=Duration::from_millis(500)).contains(&wake));
     }
 
     #[test]

@@ -403,6 +403,10 @@ impl Driver {
         }
         let known = self.fetching.get(&name).map(|(urgency, _)| *urgency);
         if known.is_some_and(|u| u <= urgency) {
+            // Under way: but who was gone may be back, and who had it not yet may have it by now.
+            self.fetcher.holds(name, from, true);
+            let validators = self.spec.validators.iter().filter(|v| **v != from && self.net.linked(v));
+            validators.for_each(|v| self.fetcher.holds(name, *v, false));
             return;
         }
         self.fetching.insert(name, (urgency, from));
