@@ -88,7 +88,7 @@ fn four_owners_one_killed_one_late() {
         c.snapshot().rounds.iter().any(|r| r.counted == Some(true) && r.round >= back)
     });
     println!("killed after round {}, back while round {back} was the newest", lost.applied);
-    until("a round of four", 30, || a.snapshot().rounds.iter().any(|r| r.entries == 4 && r.round > back));
+    until("rounds go on", 30, || a.snapshot().applied > back + 2);
     assert_equal(&[&a, &b, &c, &d]);
     let last = a.snapshot();
     println!("round {}, up {} KiB, down {} KiB", last.applied, last.up_bytes >> 10, last.down_bytes >> 10);
