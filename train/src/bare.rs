@@ -53,6 +53,7 @@ pub fn run(model: Config, sizes: &Sizes, optim: Optim) -> Result<Run, ConfigErro
         validation: Validation { every_steps: 0, tokens: sizes.seq as u64 },
         checkpoint: Checkpoint { every_steps: 0, keep_last: 1, keep_every: 0 },
         outer: None,
+        peers: None,
         eval: None,
         sample: None,
     };

@@ -149,6 +149,19 @@ Examples:
   esker bench step --case stories15M --dtype bf16 --json
   esker bench tokenize --tokenizer tokenizer.json --text corpus.txt --random 1000000")]
     Bench(Bench),
+    /// Take part in a run that several owners share
+    #[command(after_help = "\
+A key is made at the first start and kept in the folder with all that a restart needs. Everybody runs the same FILE, whose
+[peers] names the keys of those who validate. ROLE is peer, validator, seeder, bootstrap, observer or all, or several by
+comma; whoever has a validator's key validates whatever it says.
+
+Examples:
+  esker peer run.toml --role all --listen 0.0.0.0:7700
+  esker peer run.toml --join 203.0.113.5:7700")]
+    Peer(Peer),
+    /// Several owners on one machine
+    #[command(subcommand)]
+    Peers(Peers),
     /// Compare ways for owners to share a run: loss against bytes and time, on one small model
     #[command(after_help = "\
 WHICH is sparseloco (DDP, DiLoCo, DeMo and SparseLoCo, then a sweep for each setting of SparseLoCo), tuning (learning
@@ -225,6 +238,66 @@ impl Device {
             Device::Sim => device::Kind::Sim,
         }
     }
+}
+
+/// `esker peer`.
+#[derive(Debug, Args)]
+pub struct Peer {
+    /// Config of the run (TOML), the same for all owners
+    pub file: PathBuf,
+    /// Override a key of the config, as train.threads=4; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Whom to dial first; may be repeated
+    #[arg(long, value_name = "IP:PORT")]
+    pub join: Vec<std::net::SocketAddr>,
+    /// What this process does
+    #[arg(long, default_value = "peer", value_name = "ROLE")]
+    pub role: String,
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, default_value = "0.0.0.0:0", value_name = "IP:PORT")]
+    pub listen: std::net::SocketAddr,
+    /// Folder of key, state and updates; left out, NAME-peer in --out
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Folder in which that is made
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seconds to go on serving others after the last round
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub linger: u64,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `esker peers`.
+#[derive(Debug, Subcommand)]
+pub enum Peers {
+    /// Train with several owners as processes over QUIC on loopback, then with one owner, and compare
+    #[command(after_help = "\
+Example:
+  esker peers local --n 4 configs/peers-quickstart.toml")]
+    Local(PeersLocal),
+}
+
+/// `esker peers local`.
+#[derive(Debug, Args)]
+pub struct PeersLocal {
+    /// Config of the run (TOML), with [outer] and [peers]
+    pub file: PathBuf,
+    /// Owners
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub n: u16,
+    /// Override a key of the config, as outer.k=128; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Folder in which run folders are made
+    #[arg(long, default_value = "runs", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the outcome as one JSON object; the table goes to stderr
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `esker study`.

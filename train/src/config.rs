@@ -1,7 +1,7 @@
 //! The configuration of a run: [`File`] is what someone wrote, [`Run`] is what can start.
 //!
 //! A file is TOML with one section a subject. Unknown keys are refused, and nothing that changes a result has a default
-//! that is not written down: only `[outer]`, `[eval]` and `[sample]` may be left out, and of `[data]`
+//! that is not written down: only `[outer]`, `[peers]`, `[eval]` and `[sample]` may be left out, and of `[data]`
 //! `mixture` and `boundary_loss`, whose default stands beside it. `--set a.b=c` replaces one value before anything is
 //! checked. An error names the file, the line, the key, what was expected, and the key that was perhaps meant.
 //!
@@ -23,7 +23,7 @@ use esker_kernels::tensor::DType;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What someone wrote. Every section but `[outer]`, `[eval]` and `[sample]` must be there.
+/// What someone wrote. Every section but `[outer]`, `[peers]`, `[eval]` and `[sample]` must be there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -52,6 +52,9 @@ pub struct File {
     /// What the owners of a run exchange, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outer: Option<crate::outer::Outer>,
+    /// Who decides between owners, where they are apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<crate::peers::Peers>,
     /// Benchmarks in the loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<Eval>,

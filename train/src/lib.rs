@@ -27,6 +27,7 @@ pub mod commands;
 pub mod doctor;
 pub mod live;
 pub mod parity;
+pub mod peers;
 pub mod progress;
 pub mod report;
 pub mod study;

@@ -23,6 +23,7 @@ mod runs;
 mod wall;
 
 pub use lies::Lie;
+pub(crate) use plot::{Line, svg};
 pub use report::write as write_report;
 pub use runs::{liars, sparseloco, tuning};
 pub use wall::Link;

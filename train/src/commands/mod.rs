@@ -10,6 +10,7 @@ mod fetch;
 mod generate;
 mod model;
 mod parity;
+mod peer;
 mod plan;
 mod score;
 mod serve;
@@ -42,6 +43,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Parity(args) => parity::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Study(args) => study::run(args),
+        Command::Peer(args) => peer::run(args),
+        Command::Peers(command) => peer::several(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Watch(args) => watch::run(args),

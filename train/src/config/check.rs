@@ -39,6 +39,11 @@ pub(super) fn check(f: &File) -> Result<(), Refusal> {
     holds(f.checkpoint.keep_last >= 1, "checkpoint.keep_last", || "0 would keep none; at least 1".into())?;
     let outer = f.outer.as_ref().map_or(Ok(()), |outer| outer.check());
     outer.map_err(|(key, why)| (format!("outer.{key}"), why))?;
+    if let Some(peers) = &f.peers {
+        let slots = f.outer.as_ref().map(|outer| outer.slots);
+        let slots = slots.ok_or_else(|| ("peers".to_string(), "needs a section [outer] beside it".to_string()))?;
+        peers.check(slots).map_err(|(key, why)| (format!("peers.{key}"), why))?;
+    }
     f.eval.as_ref().map_or(Ok(()), eval)?;
     f.sample.as_ref().map_or(Ok(()), sample)
 }

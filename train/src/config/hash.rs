@@ -40,7 +40,7 @@ impl Run {
 
 fn canonical(file: &File) -> Value {
     let mut all = serde_json::to_value(file).expect("config: a File is always JSON");
-    for key in ["name", "validation", "checkpoint", "eval", "sample"] {
+    for key in ["name", "peers", "validation", "checkpoint", "eval", "sample"] {
         drop_key(&mut all, &[key]);
     }
     for key in [

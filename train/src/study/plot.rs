@@ -13,14 +13,14 @@ const COLOURS: [&str; 6] = ["#0b6bcb", "#c2410c", "#15803d", "#7e22ce", "#a16207
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     pub name: String,
     /// (x, y), x above 0.
     pub points: Vec<(f64, f64)>,
 }
 
 /// The file. Without a finite point, a frame alone.
-pub(super) fn svg(title: &str, x_label: &str, y_label: &str, lines: &[Line]) -> String {
+pub(crate) fn svg(title: &str, x_label: &str, y_label: &str, lines: &[Line]) -> String {
     let all = || lines.iter().flat_map(|l| &l.points).filter(|p| p.0 > 0.0 && p.1.is_finite());
     let range = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))

@@ -1,0 +1,151 @@
+//! One process of a run: opens what there is, starts the node, and tells what it sees, a line a round.
+
+use super::work::OwnerWork;
+use super::{PeersError, Route, spec};
+use crate::config::Run;
+use crate::folder::FolderError;
+use crate::outer::Owner;
+use crate::source;
+use esker_comms::net::Config;
+use esker_comms::node::{Node, Setup, Way, role};
+use esker_comms::{Key, PeerId};
+use esker_kernels::device::Stream;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Name of the key inside a peer's folder.
+pub const KEY: &str = "key";
+/// Bytes that updates and checkpoints of others may take on the disk.
+const QUOTA: u64 = 64 << 30;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a process is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What is trained.
+    pub run: Run,
+    /// Its folder: key, owner's state, journal, updates.
+    pub dir: PathBuf,
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// Whom to dial first.
+    pub join: Vec<SocketAddr>,
+    /// Bits of `esker_comms::node::role`.
+    pub roles: u8,
+    /// How long it goes on serving after the last round.
+    pub linger: Duration,
+}
+
+/// What it tells.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// It is on the network.
+    Listening {
+        /// Where.
+        addr: SocketAddr,
+        /// Its key.
+        peer: PeerId,
+        /// Rounds of the whole run.
+        rounds: u64,
+        /// Bytes of an update.
+        update_bytes: u64,
+        /// How many times less that is than the model in f32.
+        compression: f64,
+    },
+    /// A round is applied.
+    Round(Line),
+    /// The last round is applied.
+    Done {
+        /// Loss of the shared weights on the validation set, where there is one.
+        nll: Option<f64>,
+        /// The same in bits a byte.
+        bits_per_byte: Option<f64>,
+    },
+}
+
+/// A round, as one process saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// Which, from 1.
+    pub round: u64,
+    /// Root of the weights after it.
+    pub root: String,
+    /// Our mean training loss in it.
+    pub loss: Option<f32>,
+    /// Whether our update counted.
+    pub counted: Option<bool>,
+    /// Updates that counted.
+    pub entries: u32,
+    /// Updates that did not.
+    pub rejects: u32,
+    /// Bytes sent since the start.
+    pub up_bytes: u64,
+    /// Bytes received since the start.
+    pub down_bytes: u64,
+    /// Milliseconds since the round before.
+    pub took_ms: u64,
+}
+
+/// Runs until all rounds are applied and `linger` is over, or `stop` is raised.
+pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), PeersError> {
+    let Options { run, dir, bind, join, roles, linger } = options;
+    std::fs::create_dir_all(&dir).map_err(|source| FolderError::Io { path: dir.clone(), action: "create", source })?;
+    let key = Key::load_or_create(&dir.join(KEY))?;
+    let me = key.id();
+    let opened = source::open(&run, &dir)?;
+    let stream = Stream::cpu(run.train.threads).map_err(crate::outer::OuterError::from)?;
+    let mut owner = Owner::open(Arc::new(stream), run.clone(), &opened)?;
+    let spec = Arc::new(spec::spec(&run, &owner, &opened.identity, me)?);
+    owner.name_run(spec.id().0);
+    owner.restore(&dir)?;
+    let (rounds, update_bytes, compression) = (spec.limits.rounds, spec.blob_bytes, owner.layout().compression());
+    let work = Arc::new(OwnerWork::new(owner, dir.clone()));
+    let way = match spec::peers(&run)?.route {
+        Route::Mesh => Way::Mesh,
+        Route::Seeded => Way::Seeded,
+    };
+    // Who observes makes no update; who trains may do all the rest besides.
+    let roles = if roles == 0 { role::PEER } else { roles };
+    let setup = Setup { spec, key, roles, dir, quota: QUOTA, join, token: None, way, log: Box::new(|_, _| ()) };
+    let node = Node::start(setup, Config::new(bind, 0), Arc::clone(&work) as Arc<dyn esker_comms::node::Work>)?;
+    sink(Event::Listening { addr: node.addr(), peer: me, rounds, update_bytes, compression });
+    let mut told = 0;
+    let mut end: Option<Instant> = None;
+    while !stop.load(Ordering::Relaxed) && node.is_running() && end.is_none_or(|end| Instant::now() < end) {
+        let now = node.snapshot();
+        let before = told;
+        for line in now.rounds.iter().filter(|line| line.round > before) {
+            let Some(root) = line.root else { break };
+            told = line.round;
+            sink(Event::Round(Line {
+                round: line.round,
+                root: root.to_string(),
+                loss: line.loss,
+                counted: line.counted,
+                entries: line.entries,
+                rejects: line.rejects,
+                up_bytes: line.up_bytes,
+                down_bytes: line.down_bytes,
+                took_ms: line.took_ms,
+            }));
+        }
+        if now.applied >= rounds && end.is_none() {
+            let validated = work.score()?;
+            let (nll, bits_per_byte) = (validated.map(|v| v.nll), validated.map(|v| v.bits_per_byte));
+            sink(Event::Done { nll, bits_per_byte });
+            end = Some(Instant::now() + linger);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    node.stop()?;
+    match end {
+        None => Err(PeersError::Stopped),
+        Some(_) => Ok(()),
+    }
+}
