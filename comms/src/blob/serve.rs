@@ -70,6 +70,10 @@ async fn answer(
     let mut bytes = [0; REQUEST_BYTES];
     stream.read_exact(&mut bytes).await?;
     let Ok(request) = Request::parse(&bytes) else { return Ok(()) };
+    if !matches!(request.what, Ask::Up(_)) {
+        // The request's end is read, so that its half of the stream is free and the asker may open another.
+        stream.end().await?;
+    }
     let name = request.name;
     let allowed =
         !matches!(request.what, Ask::Chunk(_) | Ask::Outline(_) | Ask::Have(_)) || policy.may_have(&stream.peer, &name);
