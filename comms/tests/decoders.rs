@@ -28,7 +28,10 @@ mod entries {
 }
 
 /// The targets by name.
-const TARGETS: [(&str, fn(&[u8])); 5] = [
+/// A decoder that may refuse, and must not panic.
+type Decode = fn(&[u8]);
+
+const TARGETS: [(&str, Decode); 5] = [
     ("message", entries::message::run),
     ("manifest", entries::manifest::run),
     ("spec", entries::spec::run),
