@@ -199,7 +199,7 @@ pub enum TrainError {
     Folder(#[from] FolderError),
     /// The tokens cannot be had.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(Box<SourceError>),
     /// A checkpoint was refused, or could not be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -241,9 +241,15 @@ pub enum TrainError {
     },
 }
 
+impl From<SourceError> for TrainError {
+    fn from(e: SourceError) -> TrainError {
+        TrainError::Source(Box::new(e))
+    }
+}
+
 impl From<LoaderError> for TrainError {
     fn from(e: LoaderError) -> TrainError {
-        TrainError::Source(e.into())
+        SourceError::from(e).into()
     }
 }
 
