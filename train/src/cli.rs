@@ -157,7 +157,7 @@ comma; whoever has a validator's key validates whatever it says.
 
 Examples:
   esker peer run.toml --role all --listen 0.0.0.0:7700
-  esker peer run.toml --join 203.0.113.5:7700")]
+  esker peer run.toml --join 203.0.113.5:7700 --page 127.0.0.1:9600")]
     Peer(Peer),
     /// Several owners on one machine
     #[command(subcommand)]
@@ -263,6 +263,9 @@ pub struct Peer {
     /// Folder in which that is made
     #[arg(long, default_value = "runs", value_name = "DIR")]
     pub out: PathBuf,
+    /// Show a page, /status.json and Prometheus' /metrics here, as 127.0.0.1:9600; `esker watch` reads it
+    #[arg(long, value_name = "IP:PORT")]
+    pub page: Option<std::net::SocketAddr>,
     /// Seconds to go on serving others after the last round
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub linger: u64,

@@ -11,6 +11,7 @@ pub mod spec;
 pub mod work;
 
 use crate::folder::FolderError;
+use crate::live::LiveError;
 use crate::outer::OuterError;
 use crate::source::SourceError;
 use esker_comms::node::NodeError;
@@ -90,6 +91,9 @@ pub enum PeersError {
     /// The process among others.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The page.
+    #[error(transparent)]
+    Live(#[from] LiveError),
     /// The configuration is not of a run over the network.
     #[error("{name}: has no section [peers], so nobody is there to decide; see configs/peers-quickstart.toml")]
     NoPeers {

@@ -17,7 +17,7 @@ fn failure(e: PeersError) -> Failure {
     let kind = match &e {
         PeersError::Stopped => Kind::Stopped,
         PeersError::Roots { .. } | PeersError::Ended { .. } => Kind::Check,
-        PeersError::System { .. } | PeersError::Folder(_) | PeersError::Node(_) => Kind::System,
+        PeersError::System { .. } | PeersError::Folder(_) | PeersError::Node(_) | PeersError::Live(_) => Kind::System,
         _ => Kind::Input,
     };
     Failure { kind, message: e.to_string(), help: Vec::new() }
@@ -41,7 +41,7 @@ pub fn run(args: cli::Peer) -> Result<(), Failure> {
     let dir = args.dir.unwrap_or_else(|| args.out.join(format!("{}-peer", run.name)));
     watch_signals();
     let linger = Duration::from_secs(args.linger);
-    let options = Options { run, dir, bind: args.listen, join: args.join, roles, linger };
+    let options = Options { run, dir, bind: args.listen, join: args.join, roles, linger, page: args.page };
     let mut failed = None;
     peer::run(options, &STOP, &mut |told| {
         let said = if args.json { print_json(&told) } else { print(&line(&told)) };
@@ -57,9 +57,14 @@ pub fn run(args: cli::Peer) -> Result<(), Failure> {
 
 fn line(told: &Told) -> String {
     match told {
-        Told::Listening { addr, peer, rounds, update_bytes, compression } => format!(
-            "key        {peer}\nlistening  {addr}\nrounds     {rounds}, updates of {update_bytes} bytes, {compression:.1} times less than the model\n\n{:>5}  {:>8}  {:>9}  {:>9}  {:>7}  root\n",
-            "round", "loss", "up, kB", "down, kB", "counted"
+        Told::Listening { addr, peer, rounds, update_bytes, compression, page } => format!(
+            "key        {peer}\nlistening  {addr}\n{}rounds     {rounds}, updates of {update_bytes} bytes, {compression:.1} times less than the model\n\n{:>5}  {:>8}  {:>9}  {:>9}  {:>7}  root\n",
+            page.map_or_else(String::new, |page| format!("page       http://{page}/\n")),
+            "round",
+            "loss",
+            "up, kB",
+            "down, kB",
+            "counted"
         ),
         Told::Round(l) => format!(
             "{:>5}  {:>8}  {:>9.1}  {:>9.1}  {:>7}  {}\n",

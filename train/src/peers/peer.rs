@@ -4,10 +4,11 @@ use super::work::OwnerWork;
 use super::{PeersError, Route, spec};
 use crate::config::Run;
 use crate::folder::FolderError;
+use crate::live::{Live, Tells};
 use crate::outer::Owner;
 use crate::source;
 use esker_comms::net::Config;
-use esker_comms::node::{Node, Setup, Way, role};
+use esker_comms::node::{Node, Setup, Way, metrics_text, role, status_json};
 use esker_comms::{Key, PeerId};
 use esker_kernels::device::Stream;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct Options {
     pub roles: u8,
     /// How long it goes on serving after the last round.
     pub linger: Duration,
+    /// Where it shows its page and metrics, if anywhere.
+    pub page: Option<SocketAddr>,
 }
 
 /// What it tells.
@@ -56,6 +59,8 @@ pub enum Event {
         update_bytes: u64,
         /// How many times less that is than the model in f32.
         compression: f64,
+        /// Where its page is.
+        page: Option<SocketAddr>,
     },
     /// A round is applied.
     Round(Line),
@@ -94,7 +99,7 @@ pub struct Line {
 
 /// Runs until all rounds are applied and `linger` is over, or `stop` is raised.
 pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), PeersError> {
-    let Options { run, dir, bind, join, roles, linger } = options;
+    let Options { run, dir, bind, join, roles, linger, page } = options;
     std::fs::create_dir_all(&dir).map_err(|source| FolderError::Io { path: dir.clone(), action: "create", source })?;
     let key = Key::load_or_create(&dir.join(KEY))?;
     let me = key.id();
@@ -114,7 +119,9 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
     let roles = if roles == 0 { role::PEER } else { roles };
     let setup = Setup { spec, key, roles, dir, quota: QUOTA, join, token: None, way, log: Box::new(|_, _| ()) };
     let node = Node::start(setup, Config::new(bind, 0), Arc::clone(&work) as Arc<dyn esker_comms::node::Work>)?;
-    sink(Event::Listening { addr: node.addr(), peer: me, rounds, update_bytes, compression });
+    let live = page.map(|addr| show(addr, &node)).transpose()?;
+    let page = live.as_ref().map(Live::addr);
+    sink(Event::Listening { addr: node.addr(), peer: me, rounds, update_bytes, compression, page });
     let mut told = 0;
     let mut end: Option<Instant> = None;
     while !stop.load(Ordering::Relaxed) && node.is_running() && end.is_none_or(|end| Instant::now() < end) {
@@ -148,4 +155,14 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
         None => Err(PeersError::Stopped),
         Some(_) => Ok(()),
     }
+}
+
+/// The page of what `node` does; it is gone with what this returns.
+fn show(addr: SocketAddr, node: &Node) -> Result<Live, PeersError> {
+    let (status, metrics) = (node.board(), node.board());
+    let tells = Tells {
+        status: Arc::new(move || status_json(&status.snapshot())),
+        metrics: Arc::new(move || metrics_text(&metrics.snapshot())),
+    };
+    Ok(Live::start(addr, tells)?)
 }
