@@ -10,7 +10,7 @@
 //! row (head, half j, pair i) = file's row (head, pair i, half j)            i < D/2, j < 2
 //!
 //! Llama 3.1's stretched rotation lies in the file as the factors of its frequencies; the rule they follow is found again
-//! ([`stretched`]). The tokenizer's tables become a tokenizer.json (`gguf/tokenizer.rs`).
+//! (`stretched`). The tokenizer's tables become a tokenizer.json (`gguf/tokenizer.rs`).
 //! Source: the format's page in the ggml repository (docs/gguf.md); the permutation: llama.cpp's conversion script.
 
 mod blocks;

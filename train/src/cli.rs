@@ -287,7 +287,7 @@ Example:
 /// `esker peers local`.
 #[derive(Debug, Args)]
 pub struct PeersLocal {
-    /// Config of the run (TOML), with [outer] and [peers]
+    /// Config of the run (TOML), with its sections outer and peers
     pub file: PathBuf,
     /// Owners
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]

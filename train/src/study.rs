@@ -175,7 +175,7 @@ pub struct Seen {
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// [`VERSION`] of who wrote it.
+    /// Version of the form of who wrote it.
     pub version: u32,
     /// Digest of the base configuration.
     pub base: String,

@@ -4,8 +4,8 @@
 //! train → commit → close → reveal → collect → manifest → apply → attest → train ...
 //! ```
 //!
-//! [`Machine`] is one process: it follows the chain of manifests ([`follow`]), may train ([`peer`]) and, where its key is
-//! one of the run's validators, collects, judges and signs ([`validate`], [`agree`], [`judge`]). The host calls
+//! [`Machine`] is one process: it follows the chain of manifests (`follow`), may train (`peer`) and, where its key is
+//! one of the run's validators, collects, judges and signs (`validate`, `agree`, [`judge`]). The host calls
 //! [`Machine::step`] with what happened and carries the orders out in the order given; an [`Order::Persist`] must be
 //! durable before the orders behind it are begun. Everything the host does for an order comes back as a fact. The
 //! protocol's page is `comms/README.md`.
