@@ -127,6 +127,18 @@ impl Clocks {
         if b.len() == 1 { &b[0] } else { &b[lane] }
     }
 
+    /// Whether all lanes of warp `w` know the same of other warps.
+    #[inline]
+    pub fn is_uniform(&self, w: usize) -> bool {
+        self.warps[w].base.len() == 1
+    }
+
+    /// Whether all lanes of warp `w` know what any of them did at `clock`.
+    #[inline]
+    pub fn is_synced(&self, w: usize, clock: u32) -> bool {
+        clock <= self.warps[w].synced
+    }
+
     /// Whether lane `lane` of warp `w` knows what `who` did at `clock`.
     #[inline]
     pub fn knows(&self, w: usize, lane: usize, who: usize, clock: u32) -> bool {
@@ -143,7 +155,17 @@ impl Clocks {
             return true;
         }
         let known = self.base(w, lane);
-        lanes(mask).all(|j| other == w && j == lane || known.at(other * LANES + j) >= clock)
+        let mut left = if other == w { mask & !(1 << lane) } else { mask };
+        if let (u32::MAX, Some(all)) = (left, known.own.get(other * LANES..(other + 1) * LANES)) {
+            return all.iter().fold(true, |k, &c| k & (c >= clock));
+        }
+        while left != 0 {
+            if known.at(other * LANES + left.trailing_zeros() as usize) < clock {
+                return false;
+            }
+            left &= left - 1;
+        }
+        true
     }
 
     /// Whether what `who` did at `clock` was followed by a proxy fence, as far as the lane knows.

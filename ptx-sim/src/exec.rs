@@ -4,7 +4,10 @@
 //! taken to wait for another one (a grid-wide barrier, a counter of turns), so that the next is started beside it.
 //! Nothing here depends on addresses of the host or on time: a seed always gives the same run.
 
+mod access;
+mod address;
 mod alu;
+mod atomic;
 mod barrier;
 mod bulk;
 mod collective;
@@ -13,6 +16,7 @@ mod copy;
 mod matrix;
 mod mbarrier;
 mod memory;
+mod traffic;
 mod warp;
 mod watch;
 mod wgmma;
@@ -430,6 +434,23 @@ impl Cluster {
 
     /// Runs warp `i` for at most `turn` instructions.
     fn turn(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both features, as has just been asked.
+            return unsafe { self.turn_wide(x, i, turn) };
+        }
+        self.turn_plain(x, i, turn)
+    }
+
+    /// As `turn_plain`, with arithmetic on vectors of eight lanes.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn turn_wide(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
+        self.turn_plain(x, i, turn)
+    }
+
+    #[inline(always)]
+    fn turn_plain(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
         let kernel = x.kernel;
         let mut ran = 0;
         while ran < turn {
@@ -461,21 +482,27 @@ impl Cluster {
         let w = &mut self.warps[i];
         match &inst.op {
             Op::Bra { target } => branch(w, x, pc, m, *target),
-            Op::Ld(a) => memory::load(w, &mut self.ctas, x, a, m, pc)?,
-            Op::St(a) => memory::store(w, &mut self.ctas, x, a, m, pc)?,
+            Op::Ld(a) => access::load(w, &mut self.ctas, x, a, m, pc)?,
+            Op::St(a) => access::store(w, &mut self.ctas, x, a, m, pc)?,
             Op::Warp { op, mask } => return collective::run(w, x, op, *mask, m, pc),
             Op::LdMatrix(a) => matrix::load(w, &mut self.ctas, x, a, m, pc)?,
             Op::StMatrix(a) => matrix::store(w, &mut self.ctas, x, a, m, pc)?,
             Op::Mma(a) => matrix::multiply(w, a, m)?,
             Op::MovMatrix { d, a } => matrix::transpose(w, *d, *a, m)?,
-            Op::Atom(a) => memory::atomic(w, &mut self.ctas, x, a, m, pc)?,
+            Op::Atom(a) => atomic::atomic(w, &mut self.ctas, x, a, m, pc)?,
             Op::CpAsync(a) => copy::issue(w, &mut self.ctas, x, a, m, pc)?,
             Op::CpCommit => w.copies.commit(m),
-            Op::CpWait { left } => copy::wait(w, &mut self.ctas, x, m, *left)?,
+            Op::CpWait { left } => {
+                // Waiting for all is to commit and wait for every group.
+                if left.is_none() {
+                    w.copies.commit(m);
+                }
+                copy::wait(w, &mut self.ctas, x, m, left.unwrap_or(0))?;
+            }
             Op::Bar(b) => return self.bar(x, i, pc, b, m),
             Op::Brx { idx, targets } => branch_table(w, *idx, targets, m)?,
-            Op::Cvta { space, to, wide, d, a } => memory::cvta(w, m, *space, *to, *wide, *d, *a)?,
-            Op::IsSpace { space, d, a } => memory::is_space(w, m, *space, *d, a)?,
+            Op::Cvta { space, to, wide, d, a } => address::cvta(w, m, *space, *to, *wide, *d, *a)?,
+            Op::IsSpace { space, d, a } => address::is_space(w, m, *space, *d, a)?,
             Op::Clock { w: width, d } => {
                 // A clock that only counts up: nothing here takes time.
                 let now = x.rng.next() & 0xFF;
@@ -498,8 +525,8 @@ impl Cluster {
             Op::WgWait { left } => return self.wg_wait(x, i, pc, *left, m),
             Op::ClusterArrive { release } => self.cluster_arrive(x, i, m, *release)?,
             Op::ClusterWait => return self.cluster_wait(x, i, pc, m),
-            Op::Mapa { wide, generic, d, a, rank } => memory::mapa(w, x, m, *wide, *generic, *d, a, *rank)?,
-            Op::GetRank { generic, d, a } => memory::rank_of(w, m, *generic, *d, a),
+            Op::Mapa { wide, generic, d, a, rank } => address::mapa(w, x, m, *wide, *generic, *d, a, *rank)?,
+            Op::GetRank { generic, d, a } => address::rank_of(w, m, *generic, *d, a),
             Op::Exit => {
                 self.bulk_exit(i, m)?;
                 self.end(x, i, m);

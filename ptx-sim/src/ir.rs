@@ -846,8 +846,9 @@ pub(crate) enum Op {
     Atom(Box<Atom>),
     CpAsync(Box<CpAsync>),
     CpCommit,
+    /// Without a number `wait_all`, which also commits.
     CpWait {
-        left: u32,
+        left: Option<u32>,
     },
     LdMatrix(Box<Matrix>),
     StMatrix(Box<Matrix>),

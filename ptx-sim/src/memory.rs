@@ -4,14 +4,15 @@
 //! index one too far hits none. Fresh memory reads as `0xFF` bytes, a NaN in every float format, and is *unwritten*
 //! until a kernel or the host writes it: a kernel that reads it in order to compute is at fault.
 
-use std::collections::BTreeMap;
-
 use crate::window;
 
 /// The memory of a simulated device.
 #[derive(Debug, Default)]
 pub struct Memory {
-    allocations: BTreeMap<u64, Allocation>,
+    /// By address: their first ones ascend.
+    allocations: Vec<(u64, Allocation)>,
+    /// The one found last: the next access nearly always lies there too.
+    last: usize,
     next: u64,
     /// Bytes allocated now.
     used: usize,
@@ -47,20 +48,17 @@ impl Memory {
         let at = window::GLOBAL + self.next;
         self.next += (bytes as u64).div_ceil(GAP) * GAP + GAP;
         let written = vec![0; bytes.div_ceil(64) + 1];
-        self.allocations.insert(at, Allocation { data: vec![0xFF; bytes], written });
+        self.allocations.push((at, Allocation { data: vec![0xFF; bytes], written }));
         self.used += bytes;
         at
     }
 
     /// Frees an allocation by its address.
     pub fn free(&mut self, address: u64) -> Result<(), OutOfRange> {
-        match self.allocations.remove(&address) {
-            Some(a) => {
-                self.used -= a.data.len();
-                Ok(())
-            }
-            None => Err(OutOfRange { address, bytes: 0 }),
-        }
+        let at = self.allocations.binary_search_by_key(&address, |a| a.0);
+        let at = at.map_err(|_| OutOfRange { address, bytes: 0 })?;
+        self.used -= self.allocations.remove(at).1.data.len();
+        Ok(())
     }
 
     /// Bytes allocated now.
@@ -68,43 +66,54 @@ impl Memory {
         self.used
     }
 
-    /// The allocation `address` lies in, and its first address.
-    pub(crate) fn find(&self, address: u64) -> Option<(u64, &Allocation)> {
-        let (&at, a) = self.allocations.range(..=address).next_back()?;
-        (address - at < a.data.len() as u64).then_some((at, a))
+    /// The number of the last allocation that begins at or before `address`.
+    fn number(&self, address: u64) -> Option<usize> {
+        self.allocations.partition_point(|a| a.0 <= address).checked_sub(1)
     }
 
+    /// The allocation `address` lies in, and its first address.
+    pub(crate) fn find(&self, address: u64) -> Option<(u64, &Allocation)> {
+        let (at, a) = &self.allocations[self.number(address)?];
+        (address - at < a.data.len() as u64).then_some((*at, a))
+    }
+
+    #[inline]
     pub(crate) fn find_mut(&mut self, address: u64) -> Option<(u64, &mut Allocation)> {
-        let (&at, a) = self.allocations.range_mut(..=address).next_back()?;
-        (address - at < a.data.len() as u64).then_some((at, a))
+        let lies = |(at, a): &(u64, Allocation)| address.wrapping_sub(*at) < a.data.len() as u64;
+        if !self.allocations.get(self.last).is_some_and(lies) {
+            self.last = self.number(address)?;
+        }
+        let found = &mut self.allocations[self.last];
+        lies(found).then_some((found.0, &mut found.1))
     }
 
     /// The last allocation that begins at or before `address`: its first address and its length.
     pub(crate) fn below(&self, address: u64) -> Option<(u64, u64)> {
-        self.allocations.range(..=address).next_back().map(|(&at, a)| (at, a.data.len() as u64))
+        self.number(address).map(|n| (self.allocations[n].0, self.allocations[n].1.data.len() as u64))
     }
 
-    fn range(&self, address: u64, bytes: usize) -> Result<(u64, usize), OutOfRange> {
+    /// The number of the allocation these bytes lie in, and where in it. An empty range may stand at its end.
+    fn range(&self, address: u64, bytes: usize) -> Result<(usize, usize), OutOfRange> {
         let wrong = OutOfRange { address, bytes };
-        // An empty range may stand at the end of its allocation.
-        let (at, a) = self.allocations.range(..=address).next_back().ok_or(wrong.clone())?;
+        let n = self.number(address).ok_or(wrong.clone())?;
+        let (at, a) = &self.allocations[n];
         let offset = (address - at) as usize;
         if offset > a.data.len() || bytes > a.data.len() - offset {
             return Err(wrong);
         }
-        Ok((*at, offset))
+        Ok((n, offset))
     }
 
     /// The bytes at `address`, as the host sees them.
     pub fn slice(&self, address: u64, bytes: usize) -> Result<&[u8], OutOfRange> {
-        let (at, offset) = self.range(address, bytes)?;
-        Ok(&self.allocations[&at].data[offset..offset + bytes])
+        let (n, offset) = self.range(address, bytes)?;
+        Ok(&self.allocations[n].1.data[offset..offset + bytes])
     }
 
     /// The bytes at `address`, to be written: all of them count as written from now on.
     pub fn slice_mut(&mut self, address: u64, bytes: usize) -> Result<&mut [u8], OutOfRange> {
-        let (at, offset) = self.range(address, bytes)?;
-        let a = self.allocations.get_mut(&at).expect("found above");
+        let (n, offset) = self.range(address, bytes)?;
+        let a = &mut self.allocations[n].1;
         a.mark(offset, bytes, true);
         Ok(&mut a.data[offset..offset + bytes])
     }
@@ -125,10 +134,10 @@ impl Memory {
     pub fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<(), OutOfRange> {
         let (from_at, from_off) = self.range(from, bytes)?;
         let (to_at, to_off) = self.range(to, bytes)?;
-        let a = &self.allocations[&from_at];
+        let a = &self.allocations[from_at].1;
         let data = a.data[from_off..from_off + bytes].to_vec();
         let written: Vec<bool> = (from_off..from_off + bytes).map(|i| a.is_written(i, 1)).collect();
-        let b = self.allocations.get_mut(&to_at).expect("found above");
+        let b = &mut self.allocations[to_at].1;
         b.data[to_off..to_off + bytes].copy_from_slice(&data);
         for (i, w) in written.into_iter().enumerate() {
             b.mark(to_off + i, 1, w);
@@ -138,14 +147,14 @@ impl Memory {
 
     /// Whether all these bytes were written.
     pub fn is_written(&self, address: u64, bytes: usize) -> Result<bool, OutOfRange> {
-        let (at, offset) = self.range(address, bytes)?;
-        Ok(self.allocations[&at].is_written(offset, bytes))
+        let (n, offset) = self.range(address, bytes)?;
+        Ok(self.allocations[n].1.is_written(offset, bytes))
     }
 
     /// Makes bytes unwritten again and fills them with `0xFF`, as when a buffer of an arena is given to a new use.
     pub fn forget(&mut self, address: u64, bytes: usize) -> Result<(), OutOfRange> {
-        let (at, offset) = self.range(address, bytes)?;
-        let a = self.allocations.get_mut(&at).expect("found above");
+        let (n, offset) = self.range(address, bytes)?;
+        let a = &mut self.allocations[n].1;
         a.data[offset..offset + bytes].fill(0xFF);
         a.mark(offset, bytes, false);
         Ok(())

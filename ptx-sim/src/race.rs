@@ -5,7 +5,7 @@
 //! know all of them, a read the write. This finds a missing barrier on every run that makes both accesses, whichever
 //! came first.
 //!
-//! A cell is as wide as the narrowest access the kernel makes to that memory. Strong accesses (atomics, volatile,
+//! Bytes that the kernel never accesses apart share a cell (see `shadow`). Strong accesses (atomics, volatile,
 //! relaxed and the like) do not race with each other. Lanes that store the same value to the same place in one
 //! instruction do not race. A `cp.async` writes from its issue until its own thread's wait: whoever touches its bytes
 //! in between races with it.
@@ -14,55 +14,14 @@
 //! races with an older read by a third thread may not be. Blocks of different clusters know each other's accesses
 //! through atomics and fences alone.
 
+mod shadow;
+
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use crate::clock::{Clocks, Known};
-
-/// The last write of a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wrote {
-    Nothing,
-    Plain,
-    Strong,
-    /// A `cp.async` that its thread has not waited for.
-    Copying,
-    /// An engine: a TMA load.
-    Engine,
-}
-
-/// Reads of a cell by lanes of one warp at one clock, or by an engine.
-#[derive(Clone, Copy, Debug)]
-struct Reader {
-    /// The warp, or an engine with [`ENGINE`] set.
-    who: u32,
-    clock: u32,
-    mask: u32,
-    pc: u32,
-    strong: bool,
-}
-
-const ENGINE: u32 = 1 << 31;
-
-#[derive(Clone, Copy, Debug)]
-struct Cell {
-    who: u32,
-    clock: u32,
-    pc: u32,
-    wrote: Wrote,
-    read: Reader,
-    /// More readers, in the pool; 0 for none.
-    more: u32,
-}
-
-const EMPTY: Cell = Cell {
-    who: 0,
-    clock: 0,
-    pc: 0,
-    wrote: Wrote::Nothing,
-    read: Reader { who: 0, clock: 0, mask: 0, pc: 0, strong: false },
-    more: 0,
-};
+pub(crate) use shadow::Grain;
+use shadow::{Cell, EMPTY, Look, Shadow};
 
 /// Who makes an access.
 #[derive(Clone, Copy, Debug)]
@@ -70,10 +29,19 @@ pub(crate) struct Actor {
     /// The warp of the cluster and its lane, whose knowledge counts.
     pub warp: usize,
     pub lane: usize,
+    /// All lanes that read this in one instruction, the lowest of which is `lane`; else only its own bit.
+    pub lanes: u32,
     pub pc: u32,
     pub strong: bool,
     /// The engine that makes the access for it, and its clock.
     pub engine: Option<(usize, u32)>,
+}
+
+impl Actor {
+    /// A plain access of one lane.
+    pub fn lane(warp: usize, lane: usize, pc: u32) -> Actor {
+        Actor { warp, lane, lanes: 1 << lane, pc, strong: false, engine: None }
+    }
 }
 
 /// An access that has no order with another.
@@ -100,27 +68,45 @@ pub(crate) enum Who {
 /// What happened to device memory, by page.
 #[derive(Debug)]
 pub(crate) struct GlobalShadow {
-    pages: HashMap<u64, Box<[GlobalCell]>>,
-    shift: u32,
+    pages: Vec<Box<[Cell]>>,
+    /// Where each page stands in `pages`, by its number; and the pages looked for last, by the low bits of theirs.
+    numbers: HashMap<usize, usize>,
+    recent: Box<[(usize, usize); 256]>,
+    shadow: Shadow,
     releases: HashMap<u64, Release>,
 }
 
 /// What a location hands on: by cluster, what was known when it was released.
 type Release = BTreeMap<u64, Rc<Vec<u32>>>;
 
-#[derive(Clone, Copy, Debug)]
-struct GlobalCell {
-    cell: Cell,
-    writer: u64,
-    reader: u64,
-}
-
-const PAGE: u64 = 256;
+/// Cells of a page.
+const PAGE: usize = 256;
 
 impl GlobalShadow {
-    /// For accesses of at least `grain` bytes.
-    pub fn new(grain: u32) -> GlobalShadow {
-        GlobalShadow { pages: HashMap::new(), shift: grain.trailing_zeros(), releases: HashMap::new() }
+    /// For accesses of such widths.
+    pub fn new(grain: Grain) -> GlobalShadow {
+        GlobalShadow {
+            pages: Vec::new(),
+            numbers: HashMap::new(),
+            recent: Box::new([(usize::MAX, 0); 256]),
+            shadow: Shadow::new(grain, false),
+            releases: HashMap::new(),
+        }
+    }
+
+    /// The place of page `n` in `pages`.
+    #[inline]
+    fn page(&mut self, n: usize) -> usize {
+        let (page, at) = self.recent[n % 256];
+        if page == n {
+            return at;
+        }
+        let at = *self.numbers.entry(n).or_insert_with(|| {
+            self.pages.push(vec![EMPTY; PAGE].into_boxed_slice());
+            self.pages.len() - 1
+        });
+        self.recent[n % 256] = (n, at);
+        at
     }
 }
 
@@ -130,9 +116,9 @@ pub(crate) struct Races {
     pub clocks: Clocks,
     /// Its number in the grid.
     cluster: u64,
+    /// By block.
     shared: Vec<Vec<Cell>>,
-    shift: u32,
-    pool: Vec<Vec<Reader>>,
+    shadow: Shadow,
     /// What has come to each barrier of each block.
     bars: Vec<[Option<Known>; 16]>,
     releases: HashMap<(usize, u64), Release>,
@@ -151,15 +137,14 @@ pub(crate) struct Races {
 }
 
 impl Races {
-    /// A cluster of `blocks` blocks of `warps` warps; shared memory is accessed by at least `grain` bytes.
-    pub fn new(blocks: usize, warps: usize, shared: usize, grain: u32, cluster: u64) -> Races {
-        let shift = grain.trailing_zeros();
+    /// A cluster of `blocks` blocks of `warps` warps, with so many bytes of shared memory.
+    pub fn new(blocks: usize, warps: usize, shared: usize, grain: Grain, cluster: u64) -> Races {
+        let shadow = Shadow::new(grain, true);
         Races {
             clocks: Clocks::new(blocks * warps),
             cluster,
-            shared: vec![vec![EMPTY; (shared >> shift) + 1]; blocks],
-            shift,
-            pool: vec![Vec::new()],
+            shared: vec![vec![EMPTY; (shared >> shadow.cell_bits()) + 1]; blocks],
+            shadow,
             bars: (0..blocks).map(|_| Default::default()).collect(),
             releases: HashMap::new(),
             fenced: vec![None; blocks * warps],
@@ -183,12 +168,10 @@ impl Races {
         a: &Actor,
         same: &dyn Fn(usize) -> bool,
     ) -> Result<(), Clash> {
-        let stamp = self.stamp(a);
-        let (first, last) = (address >> self.shift, (address + bytes as u64 - 1) >> self.shift);
-        for at in first..=last {
-            let Some(c) = self.shared[cta].get_mut(at as usize) else { break };
-            let mut ctx = Look { clocks: &self.clocks, pool: Some(&mut self.pool), a, stamp, foreign: None, same };
-            ctx.go(c, write).map_err(|c| Clash { address: at << self.shift, ..c })?;
+        let look = Look { stamp: self.stamp(a), clocks: &self.clocks, a, cluster: None, copying: false, same };
+        for (cell, from, to) in pieces(address, bytes, self.shadow.cell_bits()) {
+            let Some(c) = self.shared[cta].get_mut(cell) else { break };
+            self.shadow.access(c, from, to, write, &look)?;
         }
         Ok(())
     }
@@ -204,24 +187,32 @@ impl Races {
         a: &Actor,
         same: &dyn Fn(usize) -> bool,
     ) -> Result<(), Clash> {
-        let stamp = self.stamp(a);
-        let (first, last) = (address >> g.shift, (address + bytes as u64 - 1) >> g.shift);
-        for at in first..=last {
-            let fresh = || vec![GlobalCell { cell: EMPTY, writer: 0, reader: 0 }; PAGE as usize].into_boxed_slice();
-            let page = g.pages.entry(at / PAGE).or_insert_with(fresh);
-            let c = &mut page[(at % PAGE) as usize];
-            let foreign = Some((self.cluster, c.writer, c.reader));
-            let mut ctx = Look { clocks: &self.clocks, pool: None, a, stamp, foreign, same };
-            ctx.go(&mut c.cell, write).map_err(|c| Clash { address: at << g.shift, ..c })?;
-            if write {
-                c.writer = self.cluster;
-            } else {
-                c.reader = self.cluster;
-            }
+        let cluster = Some(self.cluster as u32);
+        let look = Look { stamp: self.stamp(a), clocks: &self.clocks, a, cluster, copying: false, same };
+        for (cell, from, to) in pieces(address, bytes, g.shadow.cell_bits()) {
+            let page = g.page(cell / PAGE);
+            g.shadow.access(&mut g.pages[page][cell % PAGE], from, to, write, &look)?;
         }
         Ok(())
     }
 
+    /// Whether the lanes of `a`, which read the same bytes, may be looked at as one: of block `cta`'s shared memory, or of
+    /// device memory.
+    pub fn agree(&mut self, g: &mut GlobalShadow, cta: Option<usize>, address: u64, bytes: usize, a: &Actor) -> bool {
+        let cluster = cta.is_none().then_some(self.cluster as u32);
+        let look = Look { stamp: self.stamp(a), clocks: &self.clocks, a, cluster, copying: false, same: &|_| false };
+        let Some(cta) = cta else {
+            return pieces(address, bytes, g.shadow.cell_bits()).all(|(cell, from, to)| {
+                let page = g.page(cell / PAGE);
+                g.shadow.agrees(&g.pages[page][cell % PAGE], from, to, &look)
+            });
+        };
+        let cells = &self.shared[cta];
+        pieces(address, bytes, self.shadow.cell_bits())
+            .all(|(cell, from, to)| cells.get(cell).is_none_or(|c| self.shadow.agrees(c, from, to, &look)))
+    }
+
+    #[inline]
     fn stamp(&mut self, a: &Actor) -> (u32, u32) {
         match a.engine {
             Some((engine, clock)) => (engine as u32, clock),
@@ -231,11 +222,11 @@ impl Races {
 
     /// Bytes that a `cp.async` of this thread will write, from now until [`Races::copied`].
     pub fn copying(&mut self, cta: usize, address: u64, bytes: usize, a: &Actor) -> Result<(), Clash> {
-        self.shared(cta, address, bytes, true, a, &|_| false)?;
-        for at in address >> self.shift..=(address + bytes as u64 - 1) >> self.shift {
-            if let Some(c) = self.shared[cta].get_mut(at as usize) {
-                c.wrote = Wrote::Copying;
-            }
+        let stamp = self.stamp(a);
+        let look = Look { stamp, clocks: &self.clocks, a, cluster: None, copying: true, same: &|_| false };
+        for (cell, from, to) in pieces(address, bytes, self.shadow.cell_bits()) {
+            let Some(c) = self.shared[cta].get_mut(cell) else { break };
+            self.shadow.access(c, from, to, true, &look)?;
         }
         Ok(())
     }
@@ -243,9 +234,9 @@ impl Races {
     /// Its thread has waited for the copy: it is a write of that thread, now.
     pub fn copied(&mut self, cta: usize, address: u64, bytes: usize, warp: usize) {
         let clock = self.clocks.stamp(warp);
-        for at in address >> self.shift..=(address + bytes as u64 - 1) >> self.shift {
-            if let Some(c) = self.shared[cta].get_mut(at as usize) {
-                (c.wrote, c.clock) = (Wrote::Plain, clock);
+        for (cell, from, to) in pieces(address, bytes, self.shadow.cell_bits()) {
+            if let Some(c) = self.shared[cta].get_mut(cell) {
+                self.shadow.copied(c, from, to, clock);
             }
         }
     }
@@ -360,6 +351,14 @@ impl Races {
     }
 }
 
+/// The cells of `bytes` at `address`, 2^`bits` bytes each: their numbers, and from where to where in each.
+#[inline(always)]
+fn pieces(address: u64, bytes: usize, bits: u32) -> impl Iterator<Item = (usize, u64, u64)> {
+    let end = address + bytes as u64;
+    let cells = address >> bits..=(end - 1) >> bits;
+    cells.map(move |cell| (cell as usize, address.max(cell << bits), end.min((cell + 1) << bits)))
+}
+
 /// What a strong access does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strong {
@@ -369,177 +368,14 @@ pub(crate) struct Strong {
     pub release: bool,
 }
 
-/// One look at one cell.
-struct Look<'a> {
-    clocks: &'a Clocks,
-    pool: Option<&'a mut Vec<Vec<Reader>>>,
-    a: &'a Actor,
-    /// Who and when, to remember.
-    stamp: (u32, u32),
-    /// Of device memory: the clusters of the actor, the last writer and the last reader.
-    foreign: Option<(u64, u64, u64)>,
-    same: &'a dyn Fn(usize) -> bool,
-}
-
-impl Look<'_> {
-    #[inline]
-    fn go(&mut self, c: &mut Cell, write: bool) -> Result<(), Clash> {
-        if c.wrote != Wrote::Nothing {
-            self.against_write(c, write)?;
-        }
-        if write {
-            if c.read.mask != 0 {
-                self.against_reads(c)?;
-            }
-            c.read.mask = 0;
-            if c.more != 0
-                && let Some(pool) = &mut self.pool
-            {
-                pool[c.more as usize].clear();
-            }
-            (c.who, c.clock) = self.stamp;
-            c.pc = self.a.pc;
-            c.wrote = match (self.a.engine, self.a.strong) {
-                (Some(_), false) => Wrote::Engine,
-                (_, true) => Wrote::Strong,
-                (None, false) => Wrote::Plain,
-            };
-        } else {
-            self.note_read(c);
-        }
-        Ok(())
-    }
-
-    fn against_write(&self, c: &Cell, write: bool) -> Result<(), Clash> {
-        let (a, who) = (self.a, c.who as usize);
-        let other = match c.wrote {
-            Wrote::Copying => "asynchronous copy, which its thread has not waited for,",
-            Wrote::Engine => "asynchronous write",
-            Wrote::Strong => "atomic or strong store",
-            _ => "store",
-        };
-        let clash = |who, proxy| Err(Clash { address: 0, pc: c.pc, other, who, proxy });
-        if let Some((own, writer, _)) = self.foreign
-            && writer != own
-        {
-            let known = self.clocks.knows_foreign(a.warp, a.lane, writer, who, c.clock);
-            return if known || a.strong && c.wrote == Wrote::Strong { Ok(()) } else { clash(Who::Elsewhere, false) };
-        }
-        let party = if who >= self.clocks.threads() { Who::Engine } else { Who::Thread(who) };
-        if c.wrote == Wrote::Copying {
-            return clash(party, false);
-        }
-        if a.strong && c.wrote == Wrote::Strong {
-            return Ok(());
-        }
-        if !self.clocks.knows(a.warp, a.lane, who, c.clock) {
-            // Lanes of one instruction that agree on the value.
-            let twin = write && who / 32 == a.warp && c.pc == a.pc && c.clock == self.stamp.1 && (self.same)(who % 32);
-            return if twin { Ok(()) } else { clash(party, false) };
-        }
-        let thread = c.wrote == Wrote::Plain || c.wrote == Wrote::Strong;
-        if a.engine.is_some() && !write && thread && !self.clocks.fenced(a.warp, a.lane, who, c.clock) {
-            return clash(party, true);
-        }
-        Ok(())
-    }
-
-    fn against_reads(&self, c: &Cell) -> Result<(), Clash> {
-        self.against_read(&c.read)?;
-        if let (Some(pool), true) = (&self.pool, c.more != 0) {
-            for r in &pool[c.more as usize] {
-                self.against_read(r)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn against_read(&self, r: &Reader) -> Result<(), Clash> {
-        let a = self.a;
-        if a.strong && r.strong {
-            return Ok(());
-        }
-        let clash = |who, other| Err(Clash { address: 0, pc: r.pc, other, who, proxy: false });
-        if let Some((own, _, reader)) = self.foreign
-            && reader != own
-        {
-            let known = (0..32).all(|j| {
-                r.mask >> j & 1 == 0
-                    || self.clocks.knows_foreign(a.warp, a.lane, reader, r.who as usize * 32 + j, r.clock)
-            });
-            return if known { Ok(()) } else { clash(Who::Elsewhere, "load") };
-        }
-        if self.known(r) {
-            return Ok(());
-        }
-        if r.who & ENGINE != 0 {
-            return clash(Who::Engine, "asynchronous read");
-        }
-        let lanes = (0..32).filter(|&j| r.mask >> j & 1 == 1 && !(r.who as usize == a.warp && j == a.lane));
-        let lane = lanes.into_iter().next().unwrap_or(0);
-        clash(Who::Thread(r.who as usize * 32 + lane), "load")
-    }
-
-    /// Whether the actor knows all of these reads.
-    fn known(&self, r: &Reader) -> bool {
-        let a = self.a;
-        if r.who & ENGINE != 0 {
-            return self.clocks.knows(a.warp, a.lane, (r.who & !ENGINE) as usize, r.clock);
-        }
-        self.clocks.knows_all(a.warp, a.lane, r.who as usize, r.mask, r.clock)
-    }
-
-    #[inline]
-    fn note_read(&mut self, c: &mut Cell) {
-        let (a, (who, clock)) = (self.a, self.stamp);
-        let (who, mask) = if a.engine.is_some() { (who | ENGINE, 1) } else { (a.warp as u32, 1 << a.lane) };
-        let new = Reader { who, clock, mask, pc: a.pc, strong: a.strong };
-        let r = &mut c.read;
-        if let Some((own, _, reader)) = self.foreign {
-            let merge = r.mask != 0 && reader == own && r.who == who && r.clock == clock && r.strong == a.strong;
-            *r = if merge { Reader { mask: r.mask | mask, ..new } } else { new };
-            return;
-        }
-        if r.mask != 0 && r.who == who && r.clock == clock && r.strong == a.strong {
-            r.mask |= mask;
-        } else if r.mask == 0 || self.known(r) {
-            *r = new;
-        } else {
-            self.note_more(c, new);
-        }
-    }
-
-    /// A second reader that knows nothing of the first.
-    fn note_more(&mut self, c: &mut Cell, new: Reader) {
-        let mut list = match (&mut self.pool, c.more) {
-            (None, _) => return,
-            (Some(pool), 0) => {
-                pool.push(Vec::new());
-                c.more = pool.len() as u32 - 1;
-                Vec::new()
-            }
-            (Some(pool), at) => std::mem::take(&mut pool[at as usize]),
-        };
-        let twin = list.iter_mut().find(|r| r.who == new.who && r.clock == new.clock && r.strong == new.strong);
-        match twin {
-            Some(r) => r.mask |= new.mask,
-            None => {
-                list.retain(|r| !self.known(r));
-                list.push(new);
-            }
-        }
-        if let Some(pool) = &mut self.pool {
-            pool[c.more as usize] = list;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const GRAIN: Grain = Grain { part: 4, cell: 16 };
+
     fn actor(warp: usize, lane: usize) -> Actor {
-        Actor { warp, lane, pc: 7, strong: false, engine: None }
+        Actor::lane(warp, lane, 7)
     }
 
     fn touch(r: &mut Races, warp: usize, lane: usize, at: u64, write: bool) -> bool {
@@ -557,7 +393,7 @@ mod tests {
 
     #[test]
     fn barriers_order_shared_memory() {
-        let mut r = Races::new(1, 2, 64, 4, 0);
+        let mut r = Races::new(1, 2, 64, GRAIN, 0);
         assert!(touch(&mut r, 0, 0, 0, true) && touch(&mut r, 0, 0, 0, false));
         assert!(!touch(&mut r, 1, 0, 0, false));
         barrier(&mut r, 2);
@@ -570,7 +406,7 @@ mod tests {
 
     #[test]
     fn copies_are_written_until_awaited() {
-        let mut r = Races::new(1, 1, 64, 4, 0);
+        let mut r = Races::new(1, 1, 64, GRAIN, 0);
         r.copying(0, 16, 16, &actor(0, 3)).unwrap();
         assert!(!touch(&mut r, 0, 3, 20, false));
         r.copied(0, 16, 16, 0);
@@ -581,9 +417,9 @@ mod tests {
 
     #[test]
     fn atomics_hand_on_between_clusters() {
-        let mut g = GlobalShadow::new(4);
-        let mut a = Races::new(1, 1, 0, 4, 0);
-        let mut b = Races::new(1, 1, 0, 4, 1);
+        let mut g = GlobalShadow::new(GRAIN);
+        let mut a = Races::new(1, 1, 0, GRAIN, 0);
+        let mut b = Races::new(1, 1, 0, GRAIN, 1);
         let no = |_: usize| false;
         a.global(&mut g, 0x1000, 4, true, &actor(0, 0), &no).unwrap();
         assert!(b.global(&mut g, 0x1000, 4, false, &actor(0, 0), &no).is_err());

@@ -298,12 +298,12 @@ impl Dec<'_> {
         }
         if self.take("wait_all") {
             self.count(0)?;
-            return Ok(Op::CpWait { left: 0 });
+            return Ok(Op::CpWait { left: None });
         }
         if self.take("wait_group") {
             self.count(1)?;
             let Operand::Int(n) = self.operand(0)? else { return self.wrong("a number expected") };
-            return Ok(Op::CpWait { left: n as u32 });
+            return Ok(Op::CpWait { left: Some(n as u32) });
         }
         self.cache_hints();
         let shared = self.take("shared") || self.take("shared::cta");

@@ -4,7 +4,8 @@
 //! outwards belongs to a group of its thread and takes place by the time the thread waits for the group. What it reads
 //! and writes is checked for races at its issue, as an access of an engine: of the mbarrier, or of the thread.
 
-use super::memory::{Home, addresses, inside, outside, place, region, update};
+use super::atomic::update;
+use super::memory::{Home, addresses, inside, outside, place, region};
 use super::warp::LANES;
 use super::{Cluster, Context, watch};
 use crate::fault::{FaultKind, Step, Stop};
@@ -153,7 +154,7 @@ impl Cluster {
                 return Err(Stop::new(s.lane as u32, outside(x, Home::Global, at, n as u32, WHAT)));
             }
             let Some(races) = x.races.as_deref_mut() else { continue };
-            let actor = Actor { warp, lane: s.lane, pc: x.pc, strong, engine };
+            let actor = Actor { strong, engine, ..Actor::lane(warp, s.lane, x.pc) };
             let found = races.global(&mut x.shadow, at, n, write, &actor, &|_| false);
             found.map_err(|c| watch::fault(x, Home::Global, WHAT, s.lane as u32, c))?;
         }
@@ -197,7 +198,7 @@ impl Cluster {
     ) -> Step<()> {
         let warp = watch::index(&x.plan, &self.warps[s.i]);
         let Some(races) = x.races.as_deref_mut() else { return Ok(()) };
-        let actor = Actor { warp, lane: s.lane, pc: x.pc, strong: false, engine: Some(engine) };
+        let actor = Actor { engine: Some(engine), ..Actor::lane(warp, s.lane, x.pc) };
         let found = races.shared(cta, s.shared.1, s.bytes, write, &actor, &|_| false);
         found.map_err(|c| watch::fault(x, Home::Shared(cta), WHAT, s.lane as u32, c))
     }
@@ -327,7 +328,7 @@ impl Cluster {
         let engine = Some((state.engine, state.phase as u32 + 1));
         let warp = watch::index(&x.plan, &self.warps[i]);
         if let Some(r) = x.races.as_deref_mut() {
-            let actor = Actor { warp, lane, pc: x.pc, strong: false, engine };
+            let actor = Actor { engine, ..Actor::lane(warp, lane, x.pc) };
             let first = r.shared(c, source, bytes, false, &actor, &|_| false);
             let found = first.and_then(|()| r.shared(to.0, to.1, bytes, true, &actor, &|_| false));
             found.map_err(|clash| watch::fault(x, Home::Shared(to.0), WHAT, lane as u32, clash))?;

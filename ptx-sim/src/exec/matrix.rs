@@ -14,7 +14,8 @@
 //! Source: PTX ISA 9.0, 9.7.14 (fragments of mma, ldmatrix).
 
 use super::collective::together;
-use super::memory::{addresses, count, gather, scatter};
+use super::memory::{addresses, gather, scatter};
+use super::traffic::count;
 use super::warp::{LANES, Warp};
 use super::watch::Kind;
 use super::{Context, Cta};
@@ -33,18 +34,22 @@ pub(super) fn load(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, a: &Matr
     let used = address_lanes(a.rows.len());
     count(x, a.space, &at, used, 16, pc, false);
     let rows = gather::<16>(w, ctas, x, a.space, &at, used, Kind::read("ldmatrix"))?;
-    for (n, &d) in a.rows.iter().enumerate() {
-        let half = |row: usize, col: usize| {
-            let r = &rows[8 * n + row];
-            u32::from(u16::from_le_bytes([r[2 * col], r[2 * col + 1]]))
-        };
-        let out = std::array::from_fn(|l| {
-            let (g, t) = (l / 4, 2 * (l % 4));
-            if a.trans { half(t, g) | half(t + 1, g) << 16 } else { half(g, t) | half(g, t + 1) << 16 }
-        });
-        w.set32(d, u32::MAX, &out);
+    for (matrix, &d) in rows.chunks_exact(8).zip(&a.rows) {
+        // A lane holds two neighbours of a row: as they lie, the rows are the words of lanes 0 to 31.
+        let matrix: &[[u8; 16]; 8] = matrix.try_into().expect("eight rows");
+        let mut halves: [u16; 64] = bytemuck::cast(*matrix);
+        if a.trans {
+            halves = transposed(&halves);
+        }
+        w.set32(d, u32::MAX, &bytemuck::cast(halves));
     }
     Ok(())
+}
+
+/// An 8 by 8 matrix, turned.
+#[inline(always)]
+fn transposed(m: &[u16; 64]) -> [u16; 64] {
+    std::array::from_fn(|i| m[i % 8 * 8 + i / 8])
 }
 
 pub(super) fn store(w: &mut Warp, ctas: &mut [Cta], x: &mut Context<'_>, a: &Matrix, m: u32, pc: u32) -> Step<()> {
@@ -89,81 +94,94 @@ pub(super) fn value(elem: Elem, word: u32, h: u32) -> f32 {
 
 pub(super) fn multiply(w: &mut Warp, a: &Mma, m: u32) -> Step<()> {
     together(m, "mma")?;
-    let (mut ma, mut mb, mut md) = ([[0f32; 16]; 16], [[0f32; 8]; 16], [[0f32; 8]; 16]);
-    match a.elem {
-        Elem::Bf16 => fragments::<2>(w, a, &mut ma, &mut mb, |x, h| value(Elem::Bf16, x, h)),
-        Elem::F16 => fragments::<2>(w, a, &mut ma, &mut mb, |x, h| value(Elem::F16, x, h)),
-        Elem::Tf32 => fragments::<1>(w, a, &mut ma, &mut mb, |x, h| value(Elem::Tf32, x, h)),
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature, as has just been asked.
+        unsafe { multiply_wide(w, a) };
+        return Ok(());
     }
-    sums(w, a, &mut md);
-    for i in 0..16 {
-        let mut row = md[i];
-        for k in 0..a.k as usize {
-            let s = ma[i][k];
-            for j in 0..8 {
-                row[j] += s * mb[k][j];
-            }
-        }
-        md[i] = row;
-    }
-    let at = |l: usize, n: usize| md[l / 4 + 8 * (n / 2)][2 * (l % 4) + n % 2];
-    for (n, &d) in a.d.iter().enumerate() {
-        let out: [u32; LANES] = if a.half_sums {
-            std::array::from_fn(|l| fp::f16_near(at(l, 2 * n)) | fp::f16_near(at(l, 2 * n + 1)) << 16)
-        } else {
-            std::array::from_fn(|l| fp::canonical(at(l, n)).to_bits())
-        };
-        w.set32(d, u32::MAX, &out);
-    }
+    multiply_plain(w, a);
     Ok(())
 }
 
-/// A and B, from their fragments; `PER` values a word.
+/// As `multiply_plain`, with vectors of eight: a row of D at once.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn multiply_wide(w: &mut Warp, a: &Mma) {
+    multiply_plain(w, a);
+}
+
 #[inline(always)]
-fn fragments<const PER: usize>(
+fn multiply_plain(w: &mut Warp, a: &Mma) {
+    let (mut ma, mut mb) = ([[0f32; 16]; 16], [[0f32; 8]; 16]);
+    match a.elem {
+        Elem::Bf16 => fragments::<u16, 8>(w, a, &mut ma, &mut mb, |x| fp::from_bf16(x.into())),
+        Elem::F16 => fragments::<u16, 8>(w, a, &mut ma, &mut mb, |x| fp::from_f16(x.into())),
+        Elem::Tf32 => fragments::<u32, 4>(w, a, &mut ma, &mut mb, |x| value(Elem::Tf32, x, 0)),
+    }
+    let mut md = sums(w, a);
+    for (row, a_row) in md.chunks_exact_mut(8).zip(&ma) {
+        let row: &mut [f32; 8] = row.try_into().expect("eight columns");
+        let mut sum = *row;
+        // The mantissa of a product of two such numbers fits f32, so that only the sum rounds.
+        for k in 0..a.k as usize {
+            for j in 0..8 {
+                sum[j] += a_row[k] * mb[k][j];
+            }
+        }
+        *row = sum;
+    }
+    for (n, &d) in a.d.iter().enumerate() {
+        let out: [u32; LANES] = if a.half_sums {
+            std::array::from_fn(|l| fp::f16_near(md[64 * n + 2 * l]) | fp::f16_near(md[64 * n + 2 * l + 1]) << 16)
+        } else {
+            std::array::from_fn(|l| fp::canonical(md[64 * (n / 2) + 2 * l + n % 2]).to_bits())
+        };
+        w.set32(d, u32::MAX, &out);
+    }
+}
+
+/// A and B from their fragments. The words of four lanes are `N` neighbours of a row of A, or of a column of B.
+#[inline(always)]
+fn fragments<T: bytemuck::Pod, const N: usize>(
     w: &Warp,
     a: &Mma,
     ma: &mut [[f32; 16]; 16],
     mb: &mut [[f32; 8]; 16],
-    value: impl Fn(u32, u32) -> f32,
+    value: impl Fn(T) -> f32,
 ) {
     for (n, &row) in a.a.iter().enumerate().take(4) {
-        let v = w.r32(row);
-        // Words alternate between rows g and g + 8, then go on by the four words of a row.
-        let (i, k) = (8 * (n & 1), (n >> 1 & 1) * 4 * PER);
-        for g in 0..8 {
-            for t in 0..4 {
-                for h in 0..PER {
-                    ma[i + g][k + t * PER + h] = value(v[4 * g + t], h as u32);
-                }
-            }
+        // Words alternate between rows g and g + 8, then go on by the neighbours of a row.
+        let v: &[T] = bytemuck::cast_slice(w.r32(row));
+        for (g, from) in v.chunks_exact(N).enumerate() {
+            let to = &mut ma[8 * (n & 1) + g][(n >> 1) * N..][..N];
+            to.iter_mut().zip(from).for_each(|(to, &x)| *to = value(x));
         }
     }
     for (n, &row) in a.b.iter().enumerate().take(2) {
-        let v = w.r32(row);
-        let k = (n & 1) * 4 * PER;
-        for g in 0..8 {
-            for t in 0..4 {
-                for h in 0..PER {
-                    mb[k + t * PER + h][g] = value(v[4 * g + t], h as u32);
-                }
+        let v: &[T] = bytemuck::cast_slice(w.r32(row));
+        for k in 0..N {
+            for g in 0..8 {
+                mb[n * N + k][g] = value(v[g * N + k]);
             }
         }
     }
 }
 
-/// C, from its fragments.
-fn sums(w: &Warp, a: &Mma, md: &mut [[f32; 8]; 16]) {
+/// C, one row after the other.
+#[inline(always)]
+fn sums(w: &Warp, a: &Mma) -> [f32; 128] {
+    let mut md = [0f32; 128];
     for (n, &row) in a.c.iter().enumerate() {
         let v = w.r32(row);
         for l in 0..LANES {
-            let (g, t) = (l / 4, 2 * (l % 4));
             if a.half_sums {
-                md[g + 8 * n][t] = fp::from_f16(v[l] & 0xFFFF);
-                md[g + 8 * n][t + 1] = fp::from_f16(v[l] >> 16);
+                md[64 * n + 2 * l] = fp::from_f16(v[l] & 0xFFFF);
+                md[64 * n + 2 * l + 1] = fp::from_f16(v[l] >> 16);
             } else {
-                md[g + 8 * (n / 2)][t + n % 2] = f32::from_bits(v[l]);
+                md[64 * (n / 2) + 2 * l + n % 2] = f32::from_bits(v[l]);
             }
         }
     }
+    md
 }

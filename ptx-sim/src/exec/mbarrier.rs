@@ -75,7 +75,7 @@ impl Cluster {
         let w = &self.warps[i];
         if let (Some(r), true) = (&mut x.races, cta != w.cta) {
             let warp = watch::index(&x.plan, w);
-            r.remote(cta, &Actor { warp, lane: lane as usize, pc: x.pc, strong: true, engine: None });
+            r.remote(cta, &Actor { strong: true, ..Actor::lane(warp, lane as usize, x.pc) });
         }
         Ok((cta, offset))
     }

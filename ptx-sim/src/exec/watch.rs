@@ -5,7 +5,7 @@ use super::warp::{LANES, Warp};
 use super::{Context, Plan};
 use crate::fault::{FaultKind, Step, Stop};
 use crate::ir::{Inst, Kernel, Op, Order, Space};
-use crate::race::{Actor, Clash, Strong, Who};
+use crate::race::{Actor, Clash, Grain, Strong, Who};
 
 /// What an access is, for the check and for messages.
 #[derive(Clone, Copy, Debug)]
@@ -43,30 +43,40 @@ pub(super) fn lanes(
 ) -> Step<()> {
     let Some(races) = x.races.as_deref_mut() else { return Ok(()) };
     let strong = kind.order != Order::Weak;
-    let mut actor = Actor { warp: index(&x.plan, w), lane: 0, pc: x.pc, strong, engine: None };
+    let warp = index(&x.plan, w);
     let blocks = x.plan.blocks as usize;
-    for i in 0..LANES {
-        if m >> i & 1 == 0 {
+    // Lanes that read the same bytes are looked at together, as long as it makes no difference.
+    let mut grouped = !kind.write && !strong && races.clocks.is_uniform(warp);
+    let twice = grouped && m == u32::MAX && at[..16] == at[16..];
+    let mut left = m;
+    while left != 0 {
+        let i = left.trailing_zeros() as usize;
+        let mut actor = Actor { strong, ..Actor::lane(warp, i, x.pc) };
+        let lies = place(space, at[i], w.cta, blocks);
+        let Some((home @ (Home::Shared(_) | Home::Global), address)) = lies else {
+            left &= left - 1;
             continue;
-        }
-        actor.lane = i;
-        let Some((home, address)) = place(space, at[i], w.cta, blocks) else { continue };
-        let twin = |j: usize| same(i, j);
-        let found = match home {
-            Home::Shared(cta) => races.shared(cta, address, n, kind.write, &actor, &twin),
-            Home::Global => races.global(&mut x.shadow, address, n, kind.write, &actor, &twin),
-            _ => Ok(()),
         };
-        if let Home::Shared(cta) = home
-            && cta != w.cta
-        {
+        let cta = if let Home::Shared(cta) = home { Some(cta) } else { None };
+        if grouped && cta.is_none_or(|cta| cta == w.cta) {
+            actor.lanes = alike(at, left, i, twice);
+            if actor.lanes != 1 << i && !races.agree(&mut x.shadow, cta, address, n, &actor) {
+                (grouped, actor.lanes) = (false, 1 << i);
+            }
+        }
+        left &= !actor.lanes;
+        let twin = |j: usize| same(i, j);
+        let found = match cta {
+            Some(cta) => races.shared(cta, address, n, kind.write, &actor, &twin),
+            None => races.global(&mut x.shadow, address, n, kind.write, &actor, &twin),
+        };
+        if let Some(cta) = cta.filter(|&cta| cta != w.cta) {
             races.remote(cta, &actor);
         }
         if let Err(clash) = found {
             return Err(fault(x, home, kind.what, i as u32, clash));
         }
         if strong {
-            let cta = if let Home::Shared(cta) = home { Some(cta) } else { None };
             let atomic = kind.what == "atomic";
             let s = Strong {
                 reads: atomic || !kind.write,
@@ -78,6 +88,18 @@ pub(super) fn lanes(
         }
     }
     Ok(())
+}
+
+/// The lanes of `left` from lane `i` on that have its address; where lanes 16 to 31 do as lanes 0 to 15, those of both.
+#[inline(always)]
+fn alike(at: &[u64; LANES], left: u32, i: usize, twice: bool) -> u32 {
+    let end = if twice { LANES / 2 } else { LANES };
+    let mut j = i + 1;
+    while j < end && left >> j & 1 == 1 && at[j] == at[i] {
+        j += 1;
+    }
+    let run = (u32::MAX >> (32 - (j - i))) << i;
+    if twice && i < end { run | run << 16 } else { run }
 }
 
 /// The fault of a clash found by lane `lane`.
@@ -102,21 +124,26 @@ pub(super) fn fault(x: &Context<'_>, home: Home, what: &'static str, lane: u32, 
     Stop::new(lane, kind)
 }
 
-/// The narrowest access the kernel makes to shared and to device memory, in bytes, at most 4: a cell's width.
-pub(super) fn grains(k: &Kernel) -> (u32, u32) {
-    let (mut shared, mut global) = (4, 4);
-    let mut note = |space: Space, bytes: u32| {
+/// How wide the accesses are that the kernel makes to shared and to device memory.
+pub(super) fn grains(k: &Kernel) -> (Grain, Grain) {
+    let (mut shared, mut global) = (Grain { part: 4, cell: 1 }, Grain { part: 4, cell: 1 });
+    // `one` of the bytes an access asks for at once, `all` of them.
+    let mut note = |space: Space, one: u32, all: u32| {
+        let widen = |g: &mut Grain| *g = Grain { part: g.part.min(one), cell: g.cell.max(all.min(16)) };
         if matches!(space, Space::Shared | Space::Cluster | Space::Generic) {
-            shared = shared.min(bytes);
+            widen(&mut shared);
         }
         if matches!(space, Space::Global | Space::Generic) {
-            global = global.min(bytes);
+            widen(&mut global);
         }
     };
     for Inst { op, .. } in &k.code {
         match op {
-            Op::Ld(a) | Op::St(a) => note(a.space, a.bytes),
-            Op::Atom(a) => note(a.space, a.bytes),
+            Op::Ld(a) | Op::St(a) => note(a.space, a.bytes, a.bytes * a.slots.len() as u32),
+            Op::Atom(a) => note(a.space, a.bytes, a.bytes),
+            Op::LdMatrix(_) | Op::StMatrix(_) | Op::CpAsync(_) | Op::Bulk(_) | Op::Wgmma(_) => {
+                note(Space::Generic, 16, 16);
+            }
             _ => {}
         }
     }

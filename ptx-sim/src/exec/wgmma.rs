@@ -25,6 +25,7 @@
 //! Source: PTX ISA 9.0, 9.7.15 (asynchronous warpgroup matrices).
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::barrier::Wait;
@@ -101,6 +102,14 @@ impl Layout {
             }
         };
         self.swizzle.place(self.start + offset)
+    }
+
+    /// The 16-byte pieces of these rows, each of neighbours along k or, where rows lie together, along the rows: the
+    /// first (row, k) of each, and where it lies.
+    fn pieces(self, rows: Range<u64>, k: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+        let n = 16 / self.size as usize;
+        let (r_step, k_step) = if self.rows_together { (n, 1) } else { (1, n) };
+        rows.step_by(r_step).flat_map(move |r| (0..k).step_by(k_step).map(move |k| (r, k, self.at(r, k) & !15)))
     }
 }
 
@@ -211,45 +220,38 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Tells the race check what the product reads: A of its own rows, and B, which the first warp answers for.
+    /// Looks at the bounds of what the product reads, and tells the race check: A of its own rows, and B, for which the
+    /// first warp answers.
     fn watch_product(&mut self, x: &mut Context<'_>, i: usize, g: &Wgmma, p: &Pending) -> Step<()> {
         let w = &self.warps[i];
         let (size, shared) = (elem_bytes(g.elem), x.plan.shared);
-        let mut rows: Vec<(Layout, u64, u64)> = Vec::new();
         let layout = |d, t| Layout::new(d, size, t).ok_or(Stop::misuse(0, "a descriptor with a base offset"));
+        let b = layout(p.b, g.trans[1])?;
+        let mut rows = vec![(b, 0, u64::from(g.n), w.id.is_multiple_of(4))];
         if let OperandA::Shared(_) = g.a {
             let first = u64::from(w.id % 4) * 16;
-            rows.push((layout(p.a, g.trans[0])?, first, first + 16));
-        }
-        if w.id.is_multiple_of(4) {
-            rows.push((layout(p.b, g.trans[1])?, 0, g.n.into()));
-        } else {
-            layout(p.b, g.trans[1])?;
+            rows.insert(0, (layout(p.a, g.trans[0])?, first, first + 16, true));
         }
         let (cta, warp, group) = (w.cta, watch::index(&x.plan, w), w.id as usize / 4);
         let engine = x.races.as_mut().map(|r| (r.group_engine(cta, group), p.group));
-        for (l, first, end) in rows {
-            // The 16-byte pieces that hold it.
-            let step = 16 / size;
-            let (r_step, k_step) = if l.rows_together { (step, 1) } else { (1, step) };
-            for r in (first..end).step_by(r_step as usize) {
-                for k in (0..u64::from(g.k)).step_by(k_step as usize) {
-                    let at = l.at(r, k) & !15;
-                    if at + 16 > shared {
-                        let why = format!("the block has {shared} bytes");
-                        let kind =
-                            FaultKind::OutOfBounds { what: "wgmma", space: "shared", address: at, bytes: 16, why };
-                        return Err(Stop::new(0, kind));
-                    }
-                    if let Some(races) = x.races.as_deref_mut() {
-                        let actor = Actor { warp, lane: 0, pc: x.pc, strong: false, engine };
-                        let found = races.shared(cta, at, 16, false, &actor, &|_| false);
-                        found.map_err(|c| watch::fault(x, Home::Shared(cta), "wgmma", 0, c))?;
-                    }
-                    if !is_set(&self.ctas[cta].written, at as usize, 16) {
-                        let kind = FaultKind::Unwritten { what: "wgmma", space: "shared", address: at, bytes: 16 };
-                        return Err(Stop::new(0, kind));
-                    }
+        for (l, first, end, answers) in rows {
+            for at in l.pieces(first..end, g.k.into()).map(|(_, _, at)| at) {
+                if at + 16 > shared {
+                    let why = format!("the block has {shared} bytes");
+                    let kind = FaultKind::OutOfBounds { what: "wgmma", space: "shared", address: at, bytes: 16, why };
+                    return Err(Stop::new(0, kind));
+                }
+                if !answers {
+                    continue;
+                }
+                if let Some(races) = x.races.as_deref_mut() {
+                    let actor = Actor { engine, ..Actor::lane(warp, 0, x.pc) };
+                    let found = races.shared(cta, at, 16, false, &actor, &|_| false);
+                    found.map_err(|c| watch::fault(x, Home::Shared(cta), "wgmma", 0, c))?;
+                }
+                if !is_set(&self.ctas[cta].written, at as usize, 16) {
+                    let kind = FaultKind::Unwritten { what: "wgmma", space: "shared", address: at, bytes: 16 };
+                    return Err(Stop::new(0, kind));
                 }
             }
         }
@@ -261,15 +263,23 @@ fn elem_bytes(e: Elem) -> u64 {
     if e == Elem::Tf32 { 4 } else { 2 }
 }
 
-fn element(c: &Cta, l: &Layout, elem: Elem, r: u64, k: u64) -> f32 {
-    let at = l.at(r, k) as usize;
-    let half = || u32::from(u16::from_le_bytes([c.shared[at], c.shared[at + 1]]));
-    match elem {
-        Elem::Bf16 => fp::from_bf16(half()),
-        Elem::F16 => fp::from_f16(half()),
-        Elem::Tf32 => {
-            let w = u32::from_le_bytes(c.shared[at..at + 4].try_into().expect("4 bytes"));
-            f32::from_bits(w & 0xFFFF_E000)
+/// Gives `put` every element of these rows: (row, k) and its value.
+#[inline(always)]
+fn elements(c: &Cta, l: Layout, elem: Elem, rows: Range<u64>, k: u64, mut put: impl FnMut(usize, usize, f32)) {
+    for (r, k, at) in l.pieces(rows, k) {
+        let piece: &[u8; 16] = c.shared[at as usize..at as usize + 16].try_into().expect("16 bytes");
+        for i in 0..16 / l.size as usize {
+            let half = || u32::from(u16::from_le_bytes([piece[2 * i], piece[2 * i + 1]]));
+            let v = match elem {
+                Elem::Bf16 => fp::from_bf16(half()),
+                Elem::F16 => fp::from_f16(half()),
+                Elem::Tf32 => {
+                    let word = u32::from_le_bytes(piece[4 * i..4 * i + 4].try_into().expect("4 bytes"));
+                    super::matrix::value(elem, word, 0)
+                }
+            };
+            let (r, k) = (r as usize, k as usize);
+            if l.rows_together { put(r + i, k, v) } else { put(r, k + i, v) }
         }
     }
 }
@@ -281,12 +291,7 @@ fn product(w: &mut Warp, ctas: &[Cta], x: &mut Context<'_>, g: &Wgmma, p: &Pendi
     let a = fragment_a(w, c, g, p, size);
     let lb = Layout::new(p.b, size, g.trans[1]).expect("looked at when issued");
     let mut b = vec![0f32; n * k];
-    for kk in 0..k {
-        for j in 0..n {
-            let v = element(c, &lb, g.elem, j as u64, kk as u64);
-            b[kk * n + j] = if g.negate[1] { -v } else { v };
-        }
-    }
+    elements(c, lb, g.elem, 0..n as u64, k as u64, |j, kk, v| b[kk * n + j] = if g.negate[1] { -v } else { v });
     let mut d = vec![0f32; 16 * n];
     if p.add {
         for (q, row) in g.d.iter().enumerate() {
@@ -296,15 +301,7 @@ fn product(w: &mut Warp, ctas: &[Cta], x: &mut Context<'_>, g: &Wgmma, p: &Pendi
             }
         }
     }
-    for i in 0..16 {
-        let row = &mut d[i * n..(i + 1) * n];
-        for kk in 0..k {
-            let s = a[i][kk];
-            for (d, b) in row.iter_mut().zip(&b[kk * n..(kk + 1) * n]) {
-                *d += s * b;
-            }
-        }
-    }
+    add_product(&mut d, &a, &b, n, k);
     for (q, &row) in g.d.iter().enumerate() {
         let v: [u32; LANES] = std::array::from_fn(|l| fp::canonical(d[place_d(l, q, n)]).to_bits());
         match w.products.saved.get_mut(&row) {
@@ -315,6 +312,37 @@ fn product(w: &mut Warp, ctas: &[Cta], x: &mut Context<'_>, g: &Wgmma, p: &Pendi
     // A warp makes a quarter of the product's 64 rows.
     x.products += 16 * (n * k) as u64;
     Ok(())
+}
+
+/// d += a b, of 16 rows, in the order of k.
+fn add_product(d: &mut [f32], a: &[[f32; 16]; 16], b: &[f32], n: usize, k: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature, as has just been asked.
+        return unsafe { add_product_wide(d, a, b, n, k) };
+    }
+    add_product_plain(d, a, b, n, k);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn add_product_wide(d: &mut [f32], a: &[[f32; 16]; 16], b: &[f32], n: usize, k: usize) {
+    add_product_plain(d, a, b, n, k);
+}
+
+#[inline(always)]
+fn add_product_plain(d: &mut [f32], a: &[[f32; 16]; 16], b: &[f32], n: usize, k: usize) {
+    for (row, a) in d.chunks_exact_mut(n).zip(a) {
+        // Eight columns at a time, whose sums stay in registers.
+        for (j, row) in row.chunks_exact_mut(8).enumerate() {
+            let mut sum: [f32; 8] = (&*row).try_into().expect("8 columns");
+            for kk in 0..k {
+                let b = &b[kk * n + 8 * j..][..8];
+                (0..8).for_each(|i| sum[i] += a[kk] * b[i]);
+            }
+            row.copy_from_slice(&sum);
+        }
+    }
 }
 
 /// Where register `q` of lane `l` stands in the 16 rows of D.
@@ -328,11 +356,7 @@ fn fragment_a(w: &Warp, c: &Cta, g: &Wgmma, p: &Pending, size: u64) -> [[f32; 16
         OperandA::Shared(_) => {
             let l = Layout::new(p.a, size, g.trans[0]).expect("looked at when issued");
             let first = u64::from(w.id % 4) * 16;
-            for i in 0..16 {
-                for k in 0..g.k as usize {
-                    a[i][k] = element(c, &l, g.elem, first + i as u64, k as u64);
-                }
-            }
+            elements(c, l, g.elem, first..first + 16, g.k.into(), |i, k, v| a[i - first as usize][k] = v);
         }
         OperandA::Registers(rows) => {
             let per = if g.elem == Elem::Tf32 { 1 } else { 2 };
