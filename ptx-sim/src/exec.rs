@@ -11,11 +11,18 @@ mod atomic;
 mod barrier;
 mod bulk;
 mod collective;
+mod compare;
 mod convert;
 mod copy;
+mod delivery;
+mod float;
+mod integer;
 mod matrix;
 mod mbarrier;
 mod memory;
+mod plan;
+mod start;
+mod step;
 mod traffic;
 mod warp;
 mod watch;
@@ -23,8 +30,8 @@ mod wgmma;
 
 use std::collections::HashMap;
 
-use crate::fault::{Fault, FaultKind, Step, Stop};
-use crate::ir::{Fill, Inst, Kernel, Op, Special, Width};
+use crate::fault::{Fault, FaultKind, Stop};
+use crate::ir::{Kernel, Op};
 use crate::memory::Memory;
 use crate::race::{GlobalShadow, Races};
 use crate::report::{LineReport, Report};
@@ -32,6 +39,8 @@ use crate::window;
 use barrier::Barrier;
 use bulk::Job;
 use mbarrier::MbarState;
+use plan::Plan;
+use start::fill_rows;
 use warp::{LANES, Warp};
 
 /// The shape of a launch, as the host gives it to the driver.
@@ -107,69 +116,6 @@ pub fn launch(kernel: &Kernel, memory: &mut Memory, shape: Launch<'_>, options: 
     };
     run_grid(&mut x, options)?;
     Ok(x.finish())
-}
-
-/// Numbers of a launch, checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub grid: [u32; 3],
-    pub block: [u32; 3],
-    pub cluster: [u32; 3],
-    pub threads: u32,
-    pub warps: u32,
-    /// Blocks of a cluster.
-    pub blocks: u32,
-    /// Where dynamic shared memory begins, and where it ends.
-    pub dynamic: u64,
-    pub shared: u64,
-    pub dynamic_bytes: u32,
-}
-
-/// Shared memory of a block on the largest device the kernels are made for.
-const SHARED_MAX: u64 = 227 * 1024;
-
-impl Plan {
-    fn new(k: &Kernel, l: &Launch<'_>) -> Result<Plan, String> {
-        let product = |v: [u32; 3]| v.iter().try_fold(1u32, |p, &x| p.checked_mul(x));
-        let threads = product(l.block).filter(|t| (1..=1024).contains(t));
-        let threads = threads.ok_or(format!("{:?} threads; 1 to 1024 expected", l.block))?;
-        if let Some(want) = k.req_threads.filter(|&want| want != l.block) {
-            return Err(format!("{:?} threads where the kernel requires {want:?}", l.block));
-        }
-        if let Some(most) = k.max_threads().filter(|&most| threads > most) {
-            return Err(format!("{threads} threads where the kernel allows {most}"));
-        }
-        if product(l.grid).is_none_or(|n| n == 0) {
-            return Err(format!("a grid of {:?}", l.grid));
-        }
-        if l.params.len() != k.param_bytes {
-            return Err(format!("{} bytes of parameters where it takes {}", l.params.len(), k.param_bytes));
-        }
-        let cluster = match k.cluster {
-            Some(own) if l.cluster != [1; 3] && l.cluster != own => {
-                return Err(format!("clusters of {:?} where the kernel has {own:?}", l.cluster));
-            }
-            Some(own) => own,
-            None => l.cluster,
-        };
-        let blocks = product(cluster).filter(|n| (1..=16).contains(n));
-        let blocks = blocks.ok_or(format!("clusters of {cluster:?}; 1 to 16 blocks expected"))?;
-        if (0..3).any(|i| !l.grid[i].is_multiple_of(cluster[i])) {
-            return Err(format!("a grid of {:?} is no multiple of its cluster {cluster:?}", l.grid));
-        }
-        let dynamic = k.shared_bytes.div_ceil(1024) * 1024;
-        let shared = if l.shared > 0 || k.dynamic_shared { dynamic + u64::from(l.shared) } else { k.shared_bytes };
-        // Where both kinds are used, hardware leaves less of a gap than the rounding here does.
-        if k.shared_bytes + u64::from(l.shared) > SHARED_MAX {
-            return Err(format!(
-                "{} bytes of shared memory; at most {SHARED_MAX}",
-                k.shared_bytes + u64::from(l.shared)
-            ));
-        }
-        let warps = threads.div_ceil(LANES as u32);
-        let (grid, block) = (l.grid, l.block);
-        Ok(Plan { grid, block, cluster, threads, warps, blocks, dynamic, shared, dynamic_bytes: l.shared })
-    }
 }
 
 /// What all of a launch shares.
@@ -432,132 +378,6 @@ impl Cluster {
         Err(self.fault(x, job.warp, job.pc, *stop))
     }
 
-    /// Runs warp `i` for at most `turn` instructions.
-    fn turn(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has both features, as has just been asked.
-            return unsafe { self.turn_wide(x, i, turn) };
-        }
-        self.turn_plain(x, i, turn)
-    }
-
-    /// As `turn_plain`, with arithmetic on vectors of eight lanes.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn turn_wide(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
-        self.turn_plain(x, i, turn)
-    }
-
-    #[inline(always)]
-    fn turn_plain(&mut self, x: &mut Context<'_>, i: usize, turn: u64) -> Result<u64, Fault> {
-        let kernel = x.kernel;
-        let mut ran = 0;
-        while ran < turn {
-            let w = &mut self.warps[i];
-            if (w.mask == 0 || w.pc >= w.limit) && !w.regroup() {
-                break;
-            }
-            let pc = w.pc;
-            let inst = &kernel.code[pc as usize];
-            let m = w.mask & w.pred(inst.guard);
-            w.pc = pc + 1;
-            x.counts[pc as usize] += 1;
-            x.pc = pc;
-            ran += 1;
-            if m == 0 || alu::run(w, &inst.op, m) {
-                continue;
-            }
-            match self.step(x, i, pc, inst, m) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(stop) => return Err(self.fault(x, i, pc, *stop)),
-            }
-        }
-        Ok(ran)
-    }
-
-    /// Runs one instruction that is more than arithmetic; false ends the warp's turn.
-    fn step(&mut self, x: &mut Context<'_>, i: usize, pc: u32, inst: &Inst, m: u32) -> Step<bool> {
-        let w = &mut self.warps[i];
-        match &inst.op {
-            Op::Bra { target } => branch(w, x, pc, m, *target),
-            Op::Ld(a) => access::load(w, &mut self.ctas, x, a, m, pc)?,
-            Op::St(a) => access::store(w, &mut self.ctas, x, a, m, pc)?,
-            Op::Warp { op, mask } => return collective::run(w, x, op, *mask, m, pc),
-            Op::LdMatrix(a) => matrix::load(w, &mut self.ctas, x, a, m, pc)?,
-            Op::StMatrix(a) => matrix::store(w, &mut self.ctas, x, a, m, pc)?,
-            Op::Mma(a) => matrix::multiply(w, a, m)?,
-            Op::MovMatrix { d, a } => matrix::transpose(w, *d, *a, m)?,
-            Op::Atom(a) => atomic::atomic(w, &mut self.ctas, x, a, m, pc)?,
-            Op::CpAsync(a) => copy::issue(w, &mut self.ctas, x, a, m, pc)?,
-            Op::CpCommit => w.copies.commit(m),
-            Op::CpWait { left } => {
-                // Waiting for all is to commit and wait for every group.
-                if left.is_none() {
-                    w.copies.commit(m);
-                }
-                copy::wait(w, &mut self.ctas, x, m, left.unwrap_or(0))?;
-            }
-            Op::Bar(b) => return self.bar(x, i, pc, b, m),
-            Op::Brx { idx, targets } => branch_table(w, *idx, targets, m)?,
-            Op::Cvta { space, to, wide, d, a } => address::cvta(w, m, *space, *to, *wide, *d, *a)?,
-            Op::IsSpace { space, d, a } => address::is_space(w, m, *space, *d, a)?,
-            Op::Clock { w: width, d } => {
-                // A clock that only counts up: nothing here takes time.
-                let now = x.rng.next() & 0xFF;
-                let v = x.counts[pc as usize] * 256 + now;
-                match width {
-                    Width::W64 => w.set64(*d, m, &[v; LANES]),
-                    _ => w.set32(*d, m, &[v as u32; LANES]),
-                }
-            }
-            Op::ActiveMask { d } => {
-                let active = w.mask;
-                w.set32(*d, m, &[active; LANES]);
-            }
-            Op::Mbar(b) => return self.mbarrier(x, i, pc, b, m),
-            Op::Bulk(b) => self.bulk(x, i, b, m)?,
-            Op::BulkCommit => w.groups.commit(m),
-            Op::BulkWait { left } => self.bulk_wait(x, i, m, *left)?,
-            Op::Wgmma(g) => self.wgmma(x, i, pc, g, m)?,
-            Op::WgCommit => self.wg_commit(i, m)?,
-            Op::WgWait { left } => return self.wg_wait(x, i, pc, *left, m),
-            Op::ClusterArrive { release } => self.cluster_arrive(x, i, m, *release)?,
-            Op::ClusterWait => return self.cluster_wait(x, i, pc, m),
-            Op::Mapa { wide, generic, d, a, rank } => address::mapa(w, x, m, *wide, *generic, *d, a, *rank)?,
-            Op::GetRank { generic, d, a } => address::rank_of(w, m, *generic, *d, a),
-            Op::Exit => {
-                self.bulk_exit(i, m)?;
-                self.end(x, i, m);
-                let w = &mut self.warps[i];
-                w.exit(m);
-                self.exited(x, i)?;
-            }
-            Op::Trap => return Err(Stop::new(m.trailing_zeros(), FaultKind::Trap)),
-            Op::Nanosleep => return Ok(false),
-            Op::Fence { proxy } => {
-                let (at, live) = (watch::index(&x.plan, w), w.live);
-                match (&mut x.races, proxy) {
-                    (Some(r), false) => r.fence(at, m, live),
-                    (Some(r), true) => r.clocks.proxy_fence(at, m, live),
-                    (None, _) => {}
-                }
-            }
-            _ => {}
-        }
-        Ok(true)
-    }
-
-    /// Tells the race check that lanes `m` of warp `i` end.
-    fn end(&self, x: &mut Context<'_>, i: usize, m: u32) {
-        let w = &self.warps[i];
-        let at = watch::index(&x.plan, w);
-        if let Some(r) = &mut x.races {
-            (0..LANES).filter(|l| m >> l & 1 == 1).for_each(|lane| r.end(w.cta, at, lane));
-        }
-    }
-
     fn fault(&self, x: &Context<'_>, i: usize, pc: u32, stop: Stop) -> Fault {
         let (k, w) = (x.kernel, &self.warps[i]);
         let line = k.code[pc as usize].line;
@@ -600,92 +420,6 @@ impl Cluster {
         let pc = w.pc.min(x.kernel.code.len() as u32 - 1);
         let what = format!("warp {} stood here last", w.id);
         self.fault(x, i, pc, Stop { lane: w.mask.trailing_zeros() & 31, kind: FaultKind::Endless(ran, what) })
-    }
-}
-
-fn branch(w: &mut Warp, x: &mut Context<'_>, pc: u32, m: u32, target: u32) {
-    if m == w.mask {
-        w.pc = target;
-        return;
-    }
-    x.report.divergent += 1;
-    for i in 0..LANES {
-        if w.mask >> i & 1 == 1 {
-            w.pcs[i] = if m >> i & 1 == 1 { target } else { pc + 1 };
-        }
-    }
-    w.mask = 0;
-    w.regroup();
-}
-
-fn branch_table(w: &mut Warp, idx: u32, targets: &[u32], m: u32) -> Step<()> {
-    let at = *w.r32(idx);
-    for i in 0..LANES {
-        if m >> i & 1 == 1 {
-            let Some(&t) = targets.get(at[i] as usize) else {
-                return Err(Stop::misuse(i as u32, format!("target {} of {}", at[i], targets.len())));
-            };
-            w.pcs[i] = t;
-        } else if w.mask >> i & 1 == 1 {
-            w.pcs[i] = w.pc;
-        }
-    }
-    w.mask = 0;
-    w.regroup();
-    Ok(())
-}
-
-/// Fills the rows of constants and special registers of a warp; after the first time only those the block changes.
-fn fill_rows(x: &Context<'_>, w: &mut Warp, block: [u32; 3], cluster: [u32; 3], rank: u32) {
-    let (p, kept) = (&x.plan, w.is_kept());
-    for &(row, width, fill) in &x.kernel.fills {
-        let values: [u64; LANES] = match fill {
-            Fill::Const(_) | Fill::Dynamic(_) if kept => continue,
-            Fill::Const(v) => [v; LANES],
-            Fill::Dynamic(off) => [p.dynamic.wrapping_add_signed(off); LANES],
-            Fill::Special(s) => match (s.of_block(), kept) {
-                (false, true) => continue,
-                (true, _) => [special(p, s, w.id, 0, block, cluster, rank).into(); LANES],
-                (false, false) => std::array::from_fn(|i| special(p, s, w.id, i as u32, block, cluster, rank).into()),
-            },
-        };
-        match width {
-            Width::W64 => w.set64(row, u32::MAX, &values),
-            _ => w.set32(row, u32::MAX, &values.map(|v| v as u32)),
-        }
-    }
-    if !kept {
-        w.keep();
-    }
-}
-
-fn special(p: &Plan, s: Special, warp: u32, lane: u32, block: [u32; 3], cluster: [u32; 3], rank: u32) -> u32 {
-    let t = warp * LANES as u32 + lane;
-    let axis = |v: [u32; 3], n: u8| v[n as usize];
-    let within: [u32; 3] = std::array::from_fn(|i| block[i] - cluster[i] * p.cluster[i]);
-    match s {
-        Special::Tid(n) => axis([t % p.block[0], t / p.block[0] % p.block[1], t / p.block[0] / p.block[1]], n),
-        Special::BlockDim(n) => axis(p.block, n),
-        Special::BlockId(n) => axis(block, n),
-        Special::GridDim(n) => axis(p.grid, n),
-        Special::ClusterId(n) => axis(cluster, n),
-        Special::ClusterCount(n) => axis(std::array::from_fn(|i| p.grid[i] / p.cluster[i]), n),
-        Special::ClusterBlock(n) => axis(within, n),
-        Special::ClusterDim(n) => axis(p.cluster, n),
-        Special::ClusterRank => rank,
-        Special::ClusterSize => p.blocks,
-        Special::Lane => lane,
-        Special::WarpId => warp,
-        Special::WarpCount => p.warps,
-        Special::SmId => (block[0] + block[1] * 7 + block[2] * 13) % 132,
-        Special::SmCount => 132,
-        Special::MaskEq => 1 << lane,
-        Special::MaskLe => (2u32 << lane).wrapping_sub(1),
-        Special::MaskLt => (1 << lane) - 1,
-        Special::MaskGe => u32::MAX << lane,
-        Special::MaskGt => u32::MAX << lane & !(1 << lane),
-        Special::DynamicBytes => p.dynamic_bytes,
-        Special::SharedBytes => p.shared as u32,
     }
 }
 

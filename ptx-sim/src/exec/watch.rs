@@ -1,8 +1,9 @@
 //! Shows every access to the race check, and turns what it finds into faults.
 
+use super::Context;
 use super::memory::{Home, place};
+use super::plan::Plan;
 use super::warp::{LANES, Warp};
-use super::{Context, Plan};
 use crate::fault::{FaultKind, Step, Stop};
 use crate::ir::{Inst, Kernel, Op, Order, Space};
 use crate::race::{Actor, Clash, Grain, Strong, Who};

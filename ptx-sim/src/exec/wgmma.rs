@@ -48,6 +48,8 @@ pub(crate) struct Products {
     /// What the registers of D really hold while they show NaN.
     saved: HashMap<Row, [u32; LANES]>,
     commits: u32,
+    /// Whether the warp has run a `wgmma.fence`, without which its registers may not be ready.
+    pub fenced: bool,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,9 @@ impl Cluster {
     pub(super) fn wgmma(&mut self, x: &mut Context<'_>, i: usize, pc: u32, g: &Wgmma, m: u32) -> Step<()> {
         together(m, "wgmma")?;
         let w = &mut self.warps[i];
+        if !w.products.fenced {
+            return Err(Stop::misuse(0, "a product before any wgmma.fence of its warp"));
+        }
         let uniform = |w: &Warp, row: Row| {
             let v = w.r64(row);
             if v.iter().all(|&d| d == v[0]) {

@@ -292,9 +292,7 @@ impl Look<'_> {
         }
         let clash = |who, other| Err(Clash { address: 0, pc: r.pc, other, who, proxy: false });
         if self.is_foreign(cluster) {
-            let knows = |j| {
-                self.clocks.knows_foreign(a.warp, a.lane, cluster.into(), r.who as usize * 32 + j, r.clock)
-            };
+            let knows = |j| self.clocks.knows_foreign(a.warp, a.lane, cluster.into(), r.who as usize * 32 + j, r.clock);
             let known = (0..32).all(|j| r.mask >> j & 1 == 0 || knows(j));
             return if known { Ok(()) } else { clash(Who::Elsewhere, "load") };
         }
