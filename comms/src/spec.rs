@@ -212,10 +212,12 @@ pub struct Limits {
     pub behind_rounds: u32,
     /// A checkpoint every so many rounds.
     pub checkpoint_rounds: u32,
-    /// The largest norm that counts, against the median of the round.
+    /// How many times the median norm of the round an update's may be, or the median the update's.
     pub norm_ratio: f32,
     /// The share of picks that two updates may have in common.
     pub overlap_max: f32,
+    /// How far an update's signs must agree with the others', as a share of the round's median; 0 asks nothing.
+    pub agreement_min: f32,
 }
 record!(Limits {
     rounds: u64,
@@ -227,6 +229,7 @@ record!(Limits {
     checkpoint_rounds: u32,
     norm_ratio: f32,
     overlap_max: f32,
+    agreement_min: f32,
 });
 
 impl Canonical for Codec {
@@ -440,7 +443,8 @@ impl RunSpec {
         need(l.behind_rounds >= 1, "limits.behind_rounds", "must be at least 1")?;
         need(l.checkpoint_rounds >= 1, "limits.checkpoint_rounds", "must be at least 1")?;
         need(l.norm_ratio > 1.0, "limits.norm_ratio", "must be above 1")?;
-        need((0.0..=1.0).contains(&l.overlap_max), "limits.overlap_max", "0 to 1 is allowed")
+        need((0.0..=1.0).contains(&l.overlap_max), "limits.overlap_max", "0 to 1 is allowed")?;
+        need((0.0..1.0).contains(&l.agreement_min), "limits.agreement_min", "from 0 to below 1 is allowed")
     }
 
     /// Whether `peer` is a validator.

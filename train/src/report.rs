@@ -3,7 +3,7 @@
 //! It loads nothing: style and curves are inside, so it can be sent by mail. It is written aside and renamed, so a reader
 //! of a run that goes on never sees half of it. Whatever came from a file is escaped.
 
-mod chart;
+pub(crate) mod chart;
 
 use crate::{
     benchmark::headline,

@@ -17,13 +17,12 @@
 mod demo;
 mod lies;
 mod methods;
-mod plot;
 mod report;
 mod runs;
+mod validator;
 mod wall;
 
-pub use lies::Lie;
-pub(crate) use plot::{Line, svg};
+pub use lies::{Forger, Lie};
 pub use report::write as write_report;
 pub use runs::{liars, sparseloco, tuning};
 pub use wall::Link;

@@ -22,7 +22,7 @@ mod peer;
 mod validate;
 
 pub use journal::Record;
-pub use judge::{Picks, Sound};
+pub use judge::{Picks, Signs, Sound};
 pub use machine::{Machine, Recovered};
 
 use crate::wire::{Msg, Reason};

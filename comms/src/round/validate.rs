@@ -101,7 +101,7 @@ impl Validator {
             members: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             agree: Agree::new(0),
-            last: Last::new(),
+            last: Last::default(),
             began: now,
             gathered: None,
             last_closed: 0,
@@ -385,21 +385,19 @@ impl Validator {
         let over = std::mem::replace(&mut self.exchanges, later);
         if let Some(mut exchange) = over.into_iter().find(|(r, _)| *r == round).map(|(_, e)| e) {
             self.last_closed = exchange.closed.unwrap_or(follow.received);
-            self.last.clear();
+            let mut counted = Vec::with_capacity(sealed.manifest.entries.len());
             for entry in &sealed.manifest.entries {
                 if let Some(Update { stage: Stage::Sound(sound), .. }) = exchange.updates.remove(&entry.peer) {
-                    self.last.insert(entry.peer, sound.picks);
+                    counted.push((entry.peer, sound.picks));
                 }
             }
+            // A restart leaves it short, never wrong.
+            self.last.add(round, counted);
             let gone: Vec<Hash> = exchange.updates.values().map(|u| u.commit.blob).collect();
             let gone: Vec<Hash> = gone.into_iter().filter(|b| follow.held.contains(b)).collect();
             if !gone.is_empty() {
                 out.push(Order::Forget { blobs: gone });
             }
-        }
-        // A restart leaves the list short; it must not be that of an older round.
-        if self.last.keys().any(|p| sealed.manifest.entries.binary_search_by_key(p, |e| e.peer).is_err()) {
-            self.last.clear();
         }
         self.agree = Agree::new(follow.next());
         let newest = &follow.tip().expect("validate: a tip").manifest;
@@ -573,7 +571,7 @@ impl Validator {
                     _ => _ = faults.insert(*peer, Reason::Withheld),
                 }
             }
-            let verdicts = judge(spec, round, &candidates, &self.last);
+            let verdicts = judge(&spec.limits, spec.seed, round, &candidates, &self.last);
             faults.extend(verdicts.rejects);
             let entry = |peer: &PeerId| {
                 let commit = &exchange.updates[peer].commit;
@@ -641,7 +639,7 @@ impl Validator {
                 _ => return None,
             }
         }
-        Some(sound_list(spec, &sounds, &self.last))
+        Some(sound_list(&spec.limits, &sounds, &self.last))
     }
 }
 

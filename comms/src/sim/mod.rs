@@ -119,6 +119,7 @@ pub fn spec(validators: &[PeerId]) -> RunSpec {
             checkpoint_rounds: 5,
             norm_ratio: 10.0,
             overlap_max: 0.4,
+            agreement_min: 0.0,
         },
         seed: 1,
     };

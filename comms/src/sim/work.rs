@@ -6,7 +6,7 @@
 //! fold     x_i -= alpha · Σ_p w_p v_pi / Σ_p w_p        in the order of keys, every operation rounded to f32
 //! ```
 
-use crate::round::{Expect, Picks, Sound};
+use crate::round::{Expect, Picks, Signs, Sound};
 use crate::state::Leaves;
 use crate::wire::Reason;
 use crate::{Hash, PeerId};
@@ -172,7 +172,7 @@ impl Work for Tiny {
             square += f64::from(value) * f64::from(value);
         }
         let picks = Picks::of(records(bytes).map(|(i, _)| i as u64));
-        Ok(Sound { norm: square.sqrt(), picks })
+        Ok(Sound { norm: square.sqrt(), picks, signs: Signs::default() })
     }
 
     fn fold(&self, state: &mut [f32], parts: &[(u32, &[u8])], alpha: f32) {

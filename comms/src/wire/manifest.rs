@@ -149,6 +149,10 @@ reasons! {
     Version = 13, "no common version of the protocol";
     /// Too many messages.
     Quota = 14, "more messages than a peer may send in a round";
+    /// Too small against the median of the round.
+    Short = 15, "the update's norm is too far below the round's median";
+    /// Pushes the other way than the others.
+    Signs = 16, "the update's signs agree too little with those of the others";
 }
 
 impl Canonical for Manifest {

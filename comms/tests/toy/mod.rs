@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use esker_comms::net::backoff::Jitter;
 use esker_comms::node::{Made, TrainJob, Work};
-use esker_comms::round::{Expect, Part, Picks, Sound};
+use esker_comms::round::{Expect, Part, Picks, Signs, Sound};
 use esker_comms::state::{Leaves, Tree};
 use esker_comms::wire::Reason;
 use esker_comms::{
@@ -62,6 +62,7 @@ pub fn spec(validators: &[PeerId], slots: u32) -> RunSpec {
             checkpoint_rounds: 4,
             norm_ratio: 10.0,
             overlap_max: 0.4,
+            agreement_min: 0.0,
         },
         seed: 1,
     };
@@ -171,7 +172,7 @@ impl Work for Toy {
             return Err(Reason::StaleBase);
         }
         let norm = records(update).map(|(_, x)| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        Ok(Sound { norm, picks: Picks::of(records(update).map(|(at, _)| at as u64)) })
+        Ok(Sound { norm, picks: Picks::of(records(update).map(|(at, _)| at as u64)), signs: Signs::default() })
     }
 
     fn fold(&self, _: u64, parts: &[Part], read: &dyn Fn(&Hash) -> Result<Vec<u8>, String>) -> Result<(), String> {

@@ -84,6 +84,9 @@ fn start(args: &cli::Train) -> Result<(Start, usize), Failure> {
     match (&args.resume, file) {
         (None, None) => Err(Failure::input("nothing to train: give a config FILE or --resume RUN")),
         (None, Some(run)) => {
+            if let Some(note) = alone(&run) {
+                eprintln!("{note}");
+            }
             let threads = run.threads();
             Ok((Start::New { run, out: args.out.clone() }, threads))
         }
@@ -102,6 +105,15 @@ fn start(args: &cli::Train) -> Result<(Start, usize), Failure> {
             Ok((Start::Resume { folder: folder.clone(), run }, threads))
         }
     }
+}
+
+/// What to say of a run that several owners share: this is what one of them comes to by itself.
+fn alone(run: &Run) -> Option<String> {
+    run.outer.as_ref()?;
+    let (name, tokens) = (&run.name, run.batch.tokens_per_step);
+    Some(format!(
+        "note: {name} has a section [outer], which is for `esker peer` and `esker peers local`; here one owner trains alone, {tokens} tokens a step"
+    ))
 }
 
 /// The first Ctrl-C or SIGTERM asks the run to end after its step; the second ends the process.

@@ -3,8 +3,8 @@
 use super::local::{Alone, Row};
 use crate::config::Run;
 use crate::folder::{self, FolderError};
+use crate::report::chart::{Series, figure_over};
 use crate::report::{REPORT, escape};
-use crate::study::{Line, svg};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -74,18 +74,19 @@ fn html(run: &Run, o: &Outcome) -> String {
     };
     let owners = o.rows.iter().enumerate().map(|(i, row)| (tokens(i), row.loss)).collect();
     let alone = o.alone.losses.iter().enumerate().map(|(i, loss)| (tokens(i), *loss)).collect();
+    let all = format!("{} owners", o.owners);
     let lines = [
-        Line { name: format!("{} owners", o.owners), points: owners },
-        Line { name: "one owner".into(), points: alone },
+        Series { name: &all, class: "a", points: owners },
+        Series { name: "one owner (orange)", class: "b", points: alone },
     ];
-    let _ = writeln!(out, "<figure>{}</figure>", svg("Training loss", "tokens", "nats a token", &lines));
+    out.push_str(&figure_over("tokens", "Training loss", "nats a token", &lines));
     let sent = |row: &Row| (row.round as f64, row.up_bytes / 1e3);
     let got = |row: &Row| (row.round as f64, row.down_bytes / 1e3);
     let bytes = [
-        Line { name: "sent".into(), points: o.rows.iter().map(sent).collect() },
-        Line { name: "received".into(), points: o.rows.iter().map(got).collect() },
+        Series { name: "sent", class: "a", points: o.rows.iter().map(sent).collect() },
+        Series { name: "received (orange)", class: "b", points: o.rows.iter().map(got).collect() },
     ];
-    let _ = writeln!(out, "<figure>{}</figure>", svg("Bytes of an owner", "round", "kB a round", &bytes));
+    out.push_str(&figure_over("round", "Bytes of an owner", "kB a round", &bytes));
     out.push_str("<h2>Rounds</h2>\n<table>\n<tr><th>round</th><th>loss</th><th>up, kB</th><th>down, kB</th><th>counted</th><th>root</th></tr>\n");
     for row in &o.rows {
         let _ = writeln!(

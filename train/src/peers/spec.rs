@@ -2,7 +2,7 @@
 
 use super::{Peers, PeersError};
 use crate::config::Run;
-use crate::outer::Owner;
+use crate::outer::{Owner, judge};
 use esker_comms::{
     Admission, Codec, Hash, Inner, Knot, Limits, Mean, Outer, PROTOCOL, PeerId, Protocol, RunSpec, Shape, Times,
 };
@@ -26,7 +26,6 @@ pub fn spec(run: &Run, owner: &Owner, tokens: &str, ours: PeerId) -> Result<RunS
         _ => unreachable!("spec: weights have one dimension or two"),
     };
     let inner_tokens = outer.inner_steps * run.batch.tokens_per_step as u64;
-    let judged = crate::outer::judge::Limits::DEFAULT;
     let spec = RunSpec {
         name: run.name.clone(),
         protocol: Protocol { min: PROTOCOL, max: PROTOCOL },
@@ -68,8 +67,9 @@ pub fn spec(run: &Run, owner: &Owner, tokens: &str, ours: PeerId) -> Result<RunS
             probation_rounds: 0,
             behind_rounds: 2 * CHECKPOINT_ROUNDS,
             checkpoint_rounds: CHECKPOINT_ROUNDS,
-            norm_ratio: judged.norm_max as f32,
-            overlap_max: judged.overlap_max as f32,
+            norm_ratio: judge::NORM_RATIO,
+            overlap_max: judge::overlap_max(outer.spec()),
+            agreement_min: judge::AGREEMENT_MIN,
         },
         seed: run.seed,
     };

@@ -8,7 +8,7 @@ use crate::outer::judge;
 use crate::outer::{BlobFault, Layout, OuterError, Owner, blob, leaves};
 use esker_comms::Hash;
 use esker_comms::node::{Made, TrainJob, Work};
-use esker_comms::round::{Expect, Part, Picks, Sound};
+use esker_comms::round::{Expect, Part, Sound};
 use esker_comms::wire::Reason;
 use esker_kernels::ops::chunk_topk::record::Fault;
 use std::path::PathBuf;
@@ -111,7 +111,7 @@ impl Work for OwnerWork {
             }
         }
         found.map_err(|fault| reason(&fault))?;
-        Ok(Sound { norm: judge::norm(&self.layout, update), picks: Picks::of(judge::places(&self.layout, update)) })
+        Ok(judge::sound(&self.layout, update))
     }
 
     fn fold(&self, round: u64, parts: &[Part], read: &dyn Fn(&Hash) -> Result<Vec<u8>, String>) -> Result<(), String> {

@@ -1,7 +1,9 @@
 //! What owners do who do not want the run to succeed: each writes a well-formed update in its own name.
+//!
+//! Nobody can copy an update of the round that is under way: all have committed to theirs before the first is shown.
 
+use crate::outer::OuterError;
 use crate::outer::blob::{HEADER_BYTES, Layout};
-use crate::outer::{OuterError, Owner};
 use esker_kernels::device::Stream;
 use esker_kernels::ops::chunk_topk::{self, Compress, record};
 use esker_kernels::tensor::{DType, Tensor};
@@ -18,7 +20,7 @@ pub enum Lie {
     Million,
     /// Random places and values, as long as an honest update.
     Noise,
-    /// The update of the first owner of the round.
+    /// Another owner's update of the round before.
     Copy,
     /// Nothing.
     Zeros,
@@ -46,46 +48,43 @@ impl Lie {
 /// Rounds after which an old update is sent again.
 const STALE_ROUNDS: usize = 4;
 
-/// The liars of a run and what they remember.
-pub(super) struct Liars {
+/// Makes an honest update a lie.
+#[derive(Debug)]
+pub struct Forger {
     lie: Option<Lie>,
     old: VecDeque<Vec<u8>>,
     draws: u64,
 }
 
-impl Liars {
-    pub fn new(lie: Option<Lie>) -> Liars {
-        Liars { lie, old: VecDeque::new(), draws: 0 }
+impl Forger {
+    /// Of what lie; without one, updates stay as they are. `seed` tells the noise of one from that of another.
+    pub fn new(lie: Option<Lie>, seed: u64) -> Forger {
+        Forger { lie, old: VecDeque::new(), draws: seed << 40 }
     }
 
-    /// What a liar sends in place of its honest update, of this round, which `blobs` came before.
-    pub fn forge(
-        &mut self,
-        owner: &Owner,
-        round: u64,
-        peer: [u8; 32],
-        blobs: &[Vec<u8>],
-        own: Vec<u8>,
-    ) -> Result<Vec<u8>, OuterError> {
-        let header = owner.header(round, peer).to_bytes();
+    /// What a liar sends in place of its honest update `own`; `other` is another owner's of the round before.
+    pub fn forge(&mut self, layout: &Layout, other: Option<&[u8]>, own: Vec<u8>) -> Result<Vec<u8>, OuterError> {
+        let header = own[..HEADER_BYTES].to_vec();
         let renamed = |blob: &[u8]| [&header[..], &blob[HEADER_BYTES..]].concat();
         let lie = match self.lie {
             None => return Ok(own),
-            Some(Lie::Copy) => return Ok(renamed(&blobs[0])),
+            // Before there is one, it is as bad as it can be.
+            Some(Lie::Copy) => match other {
+                Some(other) => return Ok(renamed(other)),
+                None => Lie::Zeros,
+            },
             Some(Lie::Stale) => {
                 self.old.push_back(own);
-                let old = &self.old[self.old.len().saturating_sub(1 + STALE_ROUNDS)];
-                let blob = renamed(old);
-                if self.old.len() > 4 * STALE_ROUNDS {
+                let old = renamed(&self.old[self.old.len().saturating_sub(1 + STALE_ROUNDS)]);
+                if self.old.len() > STALE_ROUNDS {
                     self.old.pop_front();
                 }
-                return Ok(blob);
+                return Ok(old);
             }
             Some(lie) => lie,
         };
-        let layout = owner.layout();
         let stream = super::methods::stream()?;
-        let mut blob = header.to_vec();
+        let mut blob = header;
         for part in layout.parts() {
             let mut values = vec![0.0f32; part.grid.len()];
             let mut squares = 0.0;

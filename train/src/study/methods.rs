@@ -1,8 +1,8 @@
 //! One run of the study: owners side by side in one thread.
 
-use super::{Link, Method, Outcome, Point, Setting, StudyError, VERSION, base, demo, lies, run_of, slots};
+use super::validator::Validator;
+use super::{Forger, Link, Method, Outcome, Point, Setting, StudyError, VERSION, base, demo, run_of, slots};
 use crate::outer::inner::Inner;
-use crate::outer::judge::{Judge, Limits, Measured, judge};
 use crate::outer::{Layout, OuterError, Owner, blob};
 use crate::source::Opened;
 use esker_kernels::device::Stream;
@@ -192,15 +192,17 @@ fn sparseloco(mut course: Course<'_>, opened: &Opened) -> Result<Outcome, StudyE
     });
     let mut owners = course.named(opening)?;
     let bytes = owners[0].layout().bytes() as u64;
-    let mut liars = lies::Liars::new(setting.liars.as_ref().and_then(|liars| liars.lie));
-    let mut validator = setting.liars.as_ref().filter(|liars| liars.judged).map(|_| Validator::default());
+    let lie = setting.liars.as_ref().and_then(|liars| liars.lie);
+    let mut liars: Vec<Forger> = (setting.owners..slots(setting)).map(|slot| Forger::new(lie, slot)).collect();
+    let mut validator = setting.liars.as_ref().filter(|liars| liars.judged).map(|_| Validator::new(&run));
+    let mut before: Vec<Vec<u8>> = Vec::new();
     for round in 0..run.rounds(&outer) {
-        let mut blobs = Vec::new();
+        let mut blobs: Vec<Vec<u8>> = Vec::new();
         for (slot, owner) in owners.iter_mut().enumerate() {
             let peer = [slot as u8; 32];
             let mut blob = course.named(owner.prepare(round, slot as u64, peer))?.blob;
-            if slot as u64 >= setting.owners {
-                blob = course.named(liars.forge(owner, round, peer, &blobs, blob))?;
+            if let Some(liar) = slot.checked_sub(setting.owners as usize) {
+                blob = course.named(liars[liar].forge(owner.layout(), before.first().map(Vec::as_slice), blob))?;
             }
             let wrong = blob::check(owner.layout(), &owner.header(round, peer), &blob).err();
             course.named(wrong.map_or(Ok(()), |fault| Err(OuterError::Refused { index: slot, fault })))?;
@@ -224,67 +226,9 @@ fn sparseloco(mut course: Course<'_>, opened: &Opened) -> Result<Outcome, StudyE
             let scored = course.named(owners[0].score())?;
             course.add(scored.expect("study: the corpus has a validation set"));
         }
+        before = blobs;
     }
     let mut outcome = course.end(bytes, params());
     outcome.seen = validator.map(|validator| validator.seen());
     Ok(outcome)
-}
-
-/// Judges, and remembers what it saw.
-#[derive(Default)]
-struct Validator {
-    judge: Judge,
-    agreements: Vec<f64>,
-    seen: Option<super::Seen>,
-}
-
-impl Validator {
-    /// The updates that count; the first `honest` are.
-    fn choose<'a>(&mut self, layout: &Layout, round: u64, all: &[&'a [u8]], honest: usize) -> Vec<&'a [u8]> {
-        let measured = self.judge.measure(layout, all);
-        let reasons = judge(&measured, &Limits::DEFAULT);
-        self.note(round, &measured[..honest]);
-        let seen = self.seen.get_or_insert_with(nothing_seen);
-        seen.honest += honest as u64;
-        seen.lies += (all.len() - honest) as u64;
-        seen.honest_rejected += reasons[..honest].iter().flatten().count() as u64;
-        seen.lies_counted += reasons[honest..].iter().filter(|reason| reason.is_none()).count() as u64;
-        all.iter().zip(reasons).filter(|(_, reason)| reason.is_none()).map(|(blob, _)| *blob).collect()
-    }
-
-    fn note(&mut self, round: u64, honest: &[Measured]) {
-        let middle = |mut values: Vec<f64>| {
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let (norm, agreement) =
-            (middle(honest.iter().map(|m| m.norm).collect()), middle(honest.iter().map(|m| m.agreement).collect()));
-        self.agreements.push(agreement);
-        let seen = self.seen.get_or_insert_with(nothing_seen);
-        for m in honest.iter().filter(|_| round > 0) {
-            seen.agreement_min = seen.agreement_min.min(m.agreement / agreement);
-            seen.overlap_max = seen.overlap_max.max(m.overlap);
-            seen.norm_min = seen.norm_min.min(m.norm / norm);
-            seen.norm_max = seen.norm_max.max(m.norm / norm);
-        }
-        seen.agreement = middle(self.agreements.clone());
-    }
-
-    fn seen(self) -> super::Seen {
-        self.seen.unwrap_or_else(nothing_seen)
-    }
-}
-
-fn nothing_seen() -> super::Seen {
-    super::Seen {
-        agreement_min: f64::MAX,
-        agreement: 0.0,
-        overlap_max: 0.0,
-        norm_min: f64::MAX,
-        norm_max: 0.0,
-        honest_rejected: 0,
-        honest: 0,
-        lies_counted: 0,
-        lies: 0,
-    }
 }

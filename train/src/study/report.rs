@@ -1,8 +1,8 @@
 //! What a study came to: tables for people (`tables.md`), numbers for machines (`results.csv`, `curves.csv`), plots.
 
-use super::plot::{Line, svg};
 use super::{Lie, Link, Method, Outcome, StudyError};
 use crate::folder;
+use crate::report::chart::file;
 use esker_kernels::ops::chunk_topk::{Codec, Mean};
 use std::fmt::Write;
 use std::path::Path;
@@ -296,21 +296,20 @@ fn lies(out: &mut String, outcomes: &[Outcome]) {
 
 fn plots(outcomes: &[Outcome]) -> Vec<(&'static str, String)> {
     let groups = compared(outcomes);
-    let lines = |x: fn(&super::Point) -> f64| -> Vec<Line> {
+    let lines = |x: fn(&super::Point) -> f64| -> Vec<_> {
         let line = |(name, runs): &(&str, Vec<&Outcome>)| {
             let n = runs.iter().map(|o| o.curve.len()).min().unwrap_or(0);
             let mean = |i: usize| runs.iter().map(|o| o.curve[i].nll).sum::<f64>() / runs.len() as f64;
-            let points = (0..n).map(|i| (x(&runs[0].curve[i]), mean(i))).collect();
-            Line { name: name.to_string(), points }
+            (name.to_string(), (0..n).map(|i| (x(&runs[0].curve[i]), mean(i))).collect())
         };
         groups.iter().map(line).collect()
     };
     let mut plots = Vec::new();
     if groups.len() > 1 {
         let bytes =
-            svg("Loss against bytes sent by an owner", "bytes", "validation loss, nats", &lines(|p| p.bytes as f64));
+            file("Loss against bytes sent by an owner", "bytes", "validation loss, nats", &lines(|p| p.bytes as f64));
         plots.push(("loss-bytes.svg", bytes));
-        let time = svg("Loss against modelled time", "seconds", "validation loss, nats", &lines(|p| p.seconds));
+        let time = file("Loss against modelled time", "seconds", "validation loss, nats", &lines(|p| p.seconds));
         plots.push(("loss-time.svg", time));
     }
     for (sweep, name, x) in sweeps(outcomes).iter().filter_map(|s| match s.factor {
@@ -322,10 +321,7 @@ fn plots(outcomes: &[Outcome]) -> Vec<(&'static str, String)> {
             Sparse::of(o).map_or(0.0, |s| if sweep.factor == "H" { s.inner_steps as f64 } else { s.k as f64 })
         };
         let points = sweep.rows.iter().map(|(_, o)| (value(o), o.loss())).collect();
-        plots.push((
-            name,
-            svg(sweep.title, x, "final validation loss, nats", &[Line { name: "SparseLoCo".into(), points }]),
-        ));
+        plots.push((name, file(sweep.title, x, "final validation loss, nats", &[("SparseLoCo".into(), points)])));
     }
     plots
 }

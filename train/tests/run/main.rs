@@ -10,6 +10,7 @@ mod layering;
 mod memory;
 mod mixture;
 mod outer;
+mod peers;
 mod presets;
 mod resume;
 mod steady;
