@@ -344,9 +344,10 @@ mod tests {
 
     /// Nine updates of 400 positions out of 2000, that push down where the position is odd, save `against` of a hundred.
     fn pushing(against: impl Fn(u64) -> u64) -> Vec<Sound> {
+        let drawn = |i: u64, j: u64| crate::sim::work::Rng(i * 400 + j).bits() >> 1;
         let of = |i: u64| {
-            let at = |j: u64| j * 5 + (i + j * j) % 5;
-            let sign = |j: u64| (at(j), (at(j) % 2 == 1) != (j * 7919 % 100 < against(i)));
+            let at = |j: u64| j * 5 + drawn(i, j) % 5;
+            let sign = |j: u64| (at(j), (at(j) % 2 == 1) != (drawn(i, j) / 5 % 100 < against(i)));
             Sound { signs: Signs::of((0..400).map(sign)), ..update(i, 1.0) }
         };
         (0..9).map(of).collect()

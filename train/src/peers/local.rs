@@ -280,7 +280,10 @@ pub struct Alone {
     pub nll: Option<f64>,
 }
 
-/// The same tokens by one owner: as many steps, each on the batch of all.
+/// The same tokens by one owner: as many steps at the same learning rates, each on the batch of all. That is plain AdamW,
+/// data-parallel: what the owners would come to if every gradient crossed the network, whole, at every step. So the
+/// difference is what rounds, sparse updates and two bits cost. More steps on the batch of one owner would be a longer
+/// training, not the same one.
 fn alone(run: &Run, n: usize, opened: &Opened) -> Result<Alone, PeersError> {
     let outer = run.shared()?.clone();
     let single = run.varied(|file| {
