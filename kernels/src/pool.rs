@@ -13,6 +13,14 @@ pub const LANE_BYTES: usize = 4 << 20;
 /// Bytes of scratch that all lanes share: the packed operand of a product.
 pub const SHARED_BYTES: usize = 16 << 20;
 
+/// Most streams of pieces side by side; further lanes share them.
+const STREAMS: usize = 32;
+
+/// A counter with a cache line to itself.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line(AtomicUsize);
+
 /// Threads with scratch memory.
 #[derive(Debug)]
 pub struct Pool {
@@ -97,6 +105,27 @@ impl Pool {
         }
     }
 
+    /// As [`Pool::run`], but each lane goes through pieces that lie side by side, for work that reads memory once: what
+    /// a lane fetches ahead it then uses itself. A lane that is through helps with what is left of the others' pieces.
+    pub fn run_streams(&self, pieces: usize, f: impl Fn(usize, &mut Lane<'_>) + Sync) {
+        let streams = self.lanes.min(pieces).min(STREAMS);
+        let next: [Line; STREAMS] = Default::default();
+        let start = |stream: usize| stream * pieces / streams;
+        self.run(self.lanes.min(pieces), |first, lane| {
+            for turn in 0..streams {
+                let stream = (first + turn) % streams;
+                let (from, to) = (start(stream), start(stream + 1));
+                loop {
+                    let piece = from + next[stream].0.fetch_add(1, Ordering::Relaxed);
+                    if piece >= to {
+                        break;
+                    }
+                    f(piece, lane);
+                }
+            }
+        });
+    }
+
     /// Cuts `out` into pieces of `len` elements (the last may be shorter) and calls `f(index, piece, lane)` on each.
     pub fn chunks<T: Send>(&self, out: &mut [T], len: usize, f: impl Fn(usize, &mut [T], &mut Lane<'_>) + Sync) {
         let total = out.len();
@@ -178,7 +207,7 @@ mod tests {
 
     #[test]
     fn every_piece_runs_once_on_any_number_of_lanes() {
-        for lanes in [1, 2, 3, 5] {
+        for lanes in [1, 2, 3, 40] {
             let pool = Pool::new(lanes).unwrap();
             for pieces in [0, 1, 2, 7, 1000] {
                 let mut seen = vec![0u32; pieces];
@@ -188,6 +217,9 @@ mod tests {
                     piece[0] += 1 + i as u32;
                 });
                 assert!(seen.iter().enumerate().all(|(i, &n)| n == 1 + i as u32));
+                let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
+                pool.run_streams(pieces, |i, _| _ = counts[i].fetch_add(1, Ordering::Relaxed));
+                assert!(counts.iter().all(|n| n.load(Ordering::Relaxed) == 1));
             }
         }
     }

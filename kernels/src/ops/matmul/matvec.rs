@@ -29,7 +29,7 @@ pub(super) fn nt(pool: &Pool, level: Level, d: Dims, a: In<'_>, b: In<'_>, c: Ou
     let a = Operand { data: a, ld: d.k, major: Major::K };
     let b = Operand { data: b, ld: d.k, major: Major::K };
     let rows = (PIECE_BYTES / (d.k * bytes)).next_multiple_of(4).max(4);
-    pool.run(d.n.div_ceil(rows), |piece, _| {
+    pool.run_streams(d.n.div_ceil(rows), |piece, _| {
         let end = d.n.min((piece + 1) * rows);
         for j in (piece * rows..end).step_by(4) {
             let across = 4.min(end - j);
