@@ -4,8 +4,8 @@
 //! to wait for; the verbs exist so that callers are written once for every device.
 
 use crate::{
-    Result,
-    gpu::{Args, Gpu, Grid, SCRATCH_BYTES, kernel},
+    DeviceError, Result,
+    gpu::{Args, Download, Gpu, Grid, OWN_BYTES, PINNED_BYTES, Section, kernel},
     pool::Pool,
     tensor::Tensor,
 };
@@ -33,6 +33,18 @@ pub enum Stream {
 
 /// Bytes that a block of the fill and copy kernels owns.
 const FILLED: usize = 16 << 10;
+
+/// Numbers on their way to the host.
+#[derive(Debug)]
+#[must_use]
+pub struct Pending(Option<Download>);
+
+/// Sets every word of `t` on a device.
+pub(crate) fn fill(gpu: &Gpu, t: &mut Tensor, word: u32) -> Result<()> {
+    let bytes = t.size_bytes();
+    let args = Args::new().address(t.device_mut()?).word(word).long(bytes);
+    gpu.launch(kernel("cast", "cast_fill"), Grid::row(bytes.div_ceil(FILLED), 256), &args)
+}
 
 impl Stream {
     /// A stream on the host with `threads` threads; 0 takes every core.
@@ -75,17 +87,38 @@ impl Stream {
         }
     }
 
+    /// Runs `f`, a part of a step that comes again and again. On a device its launches go over together, as a graph from the
+    /// third time on; see [`Gpu::graph`]. `size` tells apart forms of one part, as the rows of a micro-batch.
+    pub fn graph<R, E: From<DeviceError>>(
+        &self,
+        name: &'static str,
+        size: usize,
+        f: impl FnOnce() -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
+        match self {
+            Stream::Cpu(_) => f(),
+            Stream::Gpu(gpu) => gpu.graph(Section { name, size }, f),
+        }
+    }
+
     /// Copies `from` into the head of `to`, whose dtype is u32.
     pub fn upload_u32(&self, from: &[u32], to: &mut Tensor) -> Result<()> {
-        // On a device the tensor's mirror takes it, and the next op that reads the tensor brings it over.
         to.u32_mut()[..from.len()].copy_from_slice(from);
-        Ok(())
+        self.push(to)
     }
 
     /// Copies `from` into the head of `to`, whose dtype is f32.
     pub fn upload_f32(&self, from: &[f32], to: &mut Tensor) -> Result<()> {
         to.f32_mut()[..from.len()].copy_from_slice(from);
-        Ok(())
+        self.push(to)
+    }
+
+    /// On a device, brings `t` over now rather than in the midst of the launches that read it.
+    fn push(&self, t: &Tensor) -> Result<()> {
+        match self {
+            Stream::Cpu(_) => Ok(()),
+            Stream::Gpu(_) => t.device().map(drop),
+        }
     }
 
     /// Copies the head of `from`, f32, into `to`; waits for the work that makes it.
@@ -95,15 +128,31 @@ impl Stream {
         Ok(())
     }
 
+    /// Begins to copy the head of `from`, f32, into `to`, as the work handed over so far leaves it. What is handed over
+    /// before [`Stream::finish_download`] does not change it.
+    pub fn start_download_f32(&self, from: &Tensor, to: &mut [f32]) -> Result<Pending> {
+        if let Stream::Gpu(gpu) = self
+            && let Some(download) = gpu.start_read(from.device()?, 4 * to.len())?
+        {
+            return Ok(Pending(Some(download)));
+        }
+        self.download_f32(from, to)?;
+        Ok(Pending(None))
+    }
+
+    /// Waits for the bytes of `pending` alone and leaves them in `to`, the slice that they were asked for.
+    pub fn finish_download(&self, pending: Pending, to: &mut [f32]) -> Result<()> {
+        match (self, pending.0) {
+            (Stream::Gpu(gpu), Some(download)) => gpu.finish_read(download, bytemuck::cast_slice_mut(to)),
+            _ => Ok(()),
+        }
+    }
+
     /// Sets every byte of `t` to zero.
     pub fn zero(&self, t: &mut Tensor) -> Result<()> {
         match self {
             Stream::Cpu(pool) => pool.chunks(t.bytes_mut(), 1 << 20, |_, piece, _| piece.fill(0)),
-            Stream::Gpu(gpu) => {
-                let bytes = t.size_bytes();
-                let args = Args::new().address(t.device_mut()?).word(0).long(bytes);
-                gpu.launch(kernel("cast", "cast_fill"), Grid::row(bytes.div_ceil(FILLED), 256), &args)?;
-            }
+            Stream::Gpu(gpu) => fill(gpu, t, 0)?,
         }
         Ok(())
     }
@@ -157,7 +206,7 @@ impl Stream {
     pub fn own_bytes(&self) -> usize {
         match self {
             Stream::Cpu(pool) => pool.own_bytes(),
-            Stream::Gpu(gpu) => gpu.host().own_bytes() + SCRATCH_BYTES,
+            Stream::Gpu(gpu) => gpu.host().own_bytes() + PINNED_BYTES + OWN_BYTES,
         }
     }
 

@@ -7,7 +7,7 @@
 
 use crate::{
     DeviceError, Result,
-    device::Stream,
+    device::{self, Stream},
     gpu::{Block, Gpu},
 };
 use half::bf16;
@@ -348,7 +348,10 @@ impl Tensor {
 
     /// Fills every byte with ones: NaN as f32 and as bf16. What reads it by mistake shows.
     pub fn poison(&mut self) {
-        self.bytes_mut().fill(0xff);
+        match self.gpu().cloned() {
+            Some(gpu) => device::fill(&gpu, self, u32::MAX).expect("tensor: poison on the device"),
+            None => self.bytes_mut().fill(0xff),
+        }
     }
 }
 

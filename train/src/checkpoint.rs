@@ -12,7 +12,8 @@
 //! every byte against the manifest, newest first, and says which folders it refused and why. Old ones are renamed away
 //! before they are deleted, so that half a folder never has the name of a whole one.
 //!
-//! In a bf16 run the copies that the ops read follow from the f32 weights, so they are not kept.
+//! In a bf16 run the copies that the ops read follow from the f32 weights, so they are not kept; halves of masters are
+//! joined, so a checkpoint does not know on which device it was made.
 
 mod manifest;
 mod prune;
@@ -23,8 +24,10 @@ pub use prune::{clean, prune};
 use crate::config::{self, Run};
 use crate::folder::{CHECKPOINTS, FolderError, sync_dir, write};
 use crate::guard;
+use crate::masters;
 use crate::state::State;
 use esker_data::tokenizer::Tokenizer;
+use esker_kernels::DeviceError;
 use esker_kernels::tensor::{DType, Tensor};
 use esker_model::hf::{self, Card, HfError};
 use serde::{Deserialize, Serialize};
@@ -81,6 +84,9 @@ pub enum CheckpointError {
     /// The weights or the optimiser's tensors were refused, or could not be written.
     #[error(transparent)]
     Weights(#[from] HfError),
+    /// There is no memory for whole masters.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A file is not what it should be.
     #[error("{file}: {field}: {why}; the checkpoint is damaged: resume from another one")]
     Damaged {
@@ -170,7 +176,8 @@ fn write_aside(
         bos: tokenizer.and_then(Tokenizer::bos),
         eos: tokenizer.and_then(Tokenizer::eos).into_iter().collect(),
     };
-    hf::save(aside, &card, &state.master, DType::F32)?;
+    let whole = masters::join(run, state)?;
+    hf::save(aside, &card, whole.as_ref().unwrap_or(&state.master), DType::F32)?;
     if let Some(tokenizer) = tokenizer {
         write(&aside.join("tokenizer.json"), tokenizer.json())?;
     }
@@ -237,7 +244,13 @@ pub fn listed(dir: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 /// The weights are compared with the shapes of the run, the position with the run's configuration and `tokens`, the
 /// digest of its training tokens.
 pub fn load(path: &Path, run: &Run, state: &mut State, tokens: &str) -> Result<Position, CheckpointError> {
-    hf::load(path, &mut state.master)?;
+    if state.low.is_some() {
+        let mut whole = masters::room(run)?;
+        hf::load(path, &mut whole)?;
+        masters::part(&whole, state);
+    } else {
+        hf::load(path, &mut state.master)?;
+    }
     let file = path.join(STATE);
     let State { m, v, .. } = &mut *state;
     let m = m.each_mut().map(|(name, t)| (format!("m.{name}"), t));

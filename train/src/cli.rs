@@ -339,6 +339,9 @@ pub struct Plan {
     /// Override a key of the config, as batch.micro_rows=4; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// What would hold the run; without a driver, a card of unknown size
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub device: Device,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod folder;
 pub mod guard;
+pub mod masters;
 pub mod metrics;
 pub mod optim;
 pub mod outer;

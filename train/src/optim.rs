@@ -32,7 +32,8 @@ pub fn clip(run: &Run, norm: f64) -> f32 {
 /// Changes the weights by their gradients, `scale` times, at learning rate `lr`; `t` counts updates from 1.
 pub fn update(s: &Stream, run: &Run, state: &mut State, lr: f64, t: u64, scale: f32) -> Result<()> {
     let o = &run.optim;
-    let State { master, compute, m, v, grads, .. } = state;
+    let State { master, low, compute, m, v, grads, .. } = state;
+    let mut lows = low.iter_mut().flatten();
     let mut copies = compute.as_mut().map(|copy| copy.each_mut());
     let sets = master.each_mut().zip(grads.sum.each_mut()).zip(m.each_mut()).zip(v.each_mut());
     for ((((name, w), (_, g)), (_, m)), (_, v)) in sets {
@@ -41,6 +42,12 @@ pub fn update(s: &Stream, run: &Run, state: &mut State, lr: f64, t: u64, scale: 
             adamw::Hyper { lr, beta1: o.beta1, beta2: o.beta2, eps: o.eps, weight_decay, t, scale, zero_grad: true };
         let mut copy = copies.as_mut().and_then(Iterator::next).map(|(_, copy)| copy);
         let len = w.len();
+        if name.is_matrix()
+            && let Some(low) = lows.next()
+        {
+            adamw::split::step(s, len, adamw::split::Step { high: w, low, g, m, v }, hyper)?;
+            continue;
+        }
         // The op writes bf16 copies itself; an f32 one, of a norm, is copied.
         let out = copy.take_if(|copy| copy.dtype() == DType::Bf16);
         adamw::step(s, len, adamw::Step { w: &mut *w, g, m, v, out }, hyper)?;

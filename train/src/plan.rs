@@ -3,11 +3,14 @@
 //! The bytes come from [`State::layout`] on an arena that only measures: the very code that places the run's tensors, so
 //! the table cannot lie. Nothing is allocated, so a model of 72 billion parameters is planned on any laptop. Beside the
 //! arena stand what the stream keeps for its ops, the host's own buffers for tokens, and what the process takes before
-//! it begins.
+//! it begins. On a device, what must fit there is the arena and the stream's own memory; the host's stands beside it, and
+//! so do mirrors of the tensors that are drawn, loaded or saved there, for which pages come and stay as they are touched.
 
 use crate::config::{Run, Source};
+use crate::masters::Masters;
 use crate::state::State;
 use crate::step::Host;
+use esker_kernels::gpu::{OWN_BYTES, PINNED_BYTES};
 use esker_kernels::pool::{LANE_BYTES, SHARED_BYTES};
 use esker_kernels::tensor::{Arena, Class, DType, Table};
 use esker_model::Recompute;
@@ -65,9 +68,11 @@ pub struct Plan {
     pub stream_bytes: u64,
     /// Host buffers for tokens, and the process itself.
     pub host_bytes: u64,
-    /// Arena, stream and host.
+    /// Whether a device holds arena and stream.
+    pub on_device: bool,
+    /// Arena, stream and host; on a device, what it holds.
     pub total_bytes: u64,
-    /// Memory this machine can give, where it says so.
+    /// Memory this machine or the device can give, where it says so.
     pub available_bytes: Option<u64>,
     /// Threads of the run on this machine.
     pub threads: usize,
@@ -85,12 +90,31 @@ impl Plan {
 
     /// Plans `run` for a machine that can give `available_bytes`.
     pub fn with_available(run: &Run, available_bytes: Option<u64>) -> Plan {
-        let mut arena = Arena::measure();
-        State::layout(&mut arena, run);
+        Plan::at(run, Where::Host, available_bytes)
+    }
+
+    /// Plans `run` for a device that has `free_bytes` free once it is open, where that is known.
+    pub fn on_device(run: &Run, free_bytes: Option<u64>) -> Plan {
+        Plan::at(run, Where::Device, free_bytes.map(|free| free.saturating_add(OWN_BYTES as u64)))
+    }
+
+    /// Whether a device has room; the host's memory may be swapped, and is not judged.
+    pub fn check_device(&self) -> Result<(), DoesNotFit> {
+        match self.available_bytes {
+            Some(available_bytes) if self.on_device && self.total_bytes > available_bytes => {
+                let (name, total_bytes, advice) = (self.name.clone(), self.total_bytes, self.advice.join("; "));
+                Err(DoesNotFit { name, total_bytes, available_bytes, advice })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn at(run: &Run, place: Where, available_bytes: Option<u64>) -> Plan {
+        let arena = arena(run, place);
         let params = run.model.params();
         let flops_per_token = run.model.flops_per_token(run.batch.seq_len);
         let step_tokens = run.batch.tokens_per_step as u64;
-        let total_bytes = total_bytes(run);
+        let total_bytes = total_bytes(run, place);
         let fits = available_bytes.map(|available| total_bytes <= available);
         Plan {
             name: run.name.clone(),
@@ -108,40 +132,85 @@ impl Plan {
             total_flops: flops_per_token * run.tokens() as f64,
             bytes: arena.table().clone(),
             arena_bytes: arena.bytes() as u64,
-            stream_bytes: stream_bytes(run) as u64,
-            host_bytes: host_bytes(run) as u64,
+            stream_bytes: stream_bytes(run, place) as u64,
+            host_bytes: host_bytes(run, place) as u64,
+            on_device: place == Where::Device,
             total_bytes,
             available_bytes,
             threads: run.threads(),
             fits,
             advice: match (fits, available_bytes) {
-                (Some(false), Some(available)) => advice(run, available),
+                (Some(false), Some(available)) => advice(run, place, available),
                 _ => Vec::new(),
             },
         }
     }
 }
 
-fn stream_bytes(run: &Run) -> usize {
+/// A run that its device cannot hold.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "{name} takes {} of the device's memory, which has {} to give: {advice}",
+    size(*total_bytes), size(*available_bytes)
+)]
+pub struct DoesNotFit {
+    /// The run.
+    pub name: String,
+    /// What it takes there.
+    pub total_bytes: u64,
+    /// What the device has for it.
+    pub available_bytes: u64,
+    /// What to change.
+    pub advice: String,
+}
+
+/// Where the tensors lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    Host,
+    Device,
+}
+
+fn arena(run: &Run, place: Where) -> Arena {
+    let mut arena = Arena::measure();
+    State::layout_as(&mut arena, run, Masters::of(run, place == Where::Device));
+    arena
+}
+
+fn stream_bytes(run: &Run, place: Where) -> usize {
+    match place {
+        Where::Host => pool_bytes(run),
+        Where::Device => OWN_BYTES,
+    }
+}
+
+/// What the host's threads have for their ops.
+fn pool_bytes(run: &Run) -> usize {
     SHARED_BYTES + run.threads() * LANE_BYTES
 }
 
-fn host_bytes(run: &Run) -> usize {
+fn host_bytes(run: &Run, place: Where) -> usize {
     let corpus = match run.data.source {
         Source::Embedded => CORPUS_BYTES,
         Source::Shards | Source::Foreign => 0,
     };
-    Host::bytes(run) + PROCESS_BYTES + corpus
+    let device = match place {
+        Where::Host => 0,
+        Where::Device => pool_bytes(run) + PINNED_BYTES,
+    };
+    Host::bytes(run) + PROCESS_BYTES + corpus + device
 }
 
-fn total_bytes(run: &Run) -> u64 {
-    let mut arena = Arena::measure();
-    State::layout(&mut arena, run);
-    (arena.bytes() + stream_bytes(run) + host_bytes(run)) as u64
+fn total_bytes(run: &Run, place: Where) -> u64 {
+    let host = match place {
+        Where::Host => host_bytes(run, place),
+        Where::Device => 0,
+    };
+    (arena(run, place).bytes() + stream_bytes(run, place) + host) as u64
 }
 
 /// Changes that lower the bytes without changing a bit, then those that do, until the run fits.
-fn advice(run: &Run, available: u64) -> Vec<String> {
+fn advice(run: &Run, place: Where, available: u64) -> Vec<String> {
     let mut said = Vec::new();
     let mut best = run.clone();
     let mut keys: Vec<&str> = Vec::new();
@@ -155,7 +224,7 @@ fn advice(run: &Run, available: u64) -> Vec<String> {
     ];
     for (key, change) in changes {
         let Some(tried) = best.varied(change) else { continue };
-        let (before, after) = (total_bytes(&best), total_bytes(&tried));
+        let (before, after) = (total_bytes(&best, place), total_bytes(&tried, place));
         if after >= before {
             continue;
         }
@@ -174,7 +243,7 @@ fn advice(run: &Run, available: u64) -> Vec<String> {
     }
     let all =
         if keys.is_empty() { "nothing in this file helps".to_string() } else { "all of that is not enough".into() };
-    let weights = total_bytes(&best);
+    let weights = total_bytes(&best, place);
     said.push(format!("{all}: take a smaller model, or a machine with {} of free memory", size(weights)));
     said
 }
@@ -231,23 +300,26 @@ impl std::fmt::Display for Plan {
             self.total_flops, self.step_flops, self.flops_per_token
         )?;
         writeln!(f, "    a token = {}", self.flops_formula)?;
-        writeln!(f, "  memory       {:>18}   with {} threads", size(self.total_bytes), self.threads)?;
+        let holder = if self.on_device { "on the device".into() } else { format!("with {} threads", self.threads) };
+        writeln!(f, "  memory       {:>18}   {holder}", size(self.total_bytes))?;
         for class in Class::ALL {
             if let Some(&bytes) = self.bytes.get(&class) {
                 writeln!(f, "    {:<12} {:>16}", name_of(class), size(bytes as u64))?;
             }
         }
         writeln!(f, "    {:<12} {:>16}", "ops' own", size(self.stream_bytes))?;
-        writeln!(f, "    {:<12} {:>16}", "process", size(self.host_bytes))?;
+        let beside = if self.on_device { "   here, beside it" } else { "" };
+        writeln!(f, "    {:<12} {:>16}{beside}", "process", size(self.host_bytes))?;
+        let giver = if self.on_device { "the device" } else { "this machine" };
         match (self.fits, self.available_bytes) {
             (Some(true), Some(available)) => {
-                writeln!(f, "  fits         in the {} this machine can give", size(available))
+                writeln!(f, "  fits         in the {} {giver} can give", size(available))
             }
             (Some(false), Some(available)) => {
-                writeln!(f, "  DOES NOT FIT in the {} this machine can give", size(available))?;
+                writeln!(f, "  DOES NOT FIT in the {} {giver} can give", size(available))?;
                 self.advice.iter().try_for_each(|line| writeln!(f, "    {line}"))
             }
-            _ => writeln!(f, "  this machine does not say how much memory it can give"),
+            _ => writeln!(f, "  {giver} does not say how much memory it can give"),
         }
     }
 }

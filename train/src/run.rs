@@ -12,9 +12,10 @@ use crate::checkpoint::{self, CheckpointError, Position};
 use crate::config::{self, ConfigError, Run};
 use crate::folder::{self, Folder, FolderError};
 use crate::guard::Guard;
+use crate::masters::Masters;
 use crate::metrics::{Metrics, MetricsError, StepRow, TaskRow, Validated};
 use crate::optim;
-use crate::plan::Plan;
+use crate::plan::{DoesNotFit, Plan};
 use crate::schedule;
 use crate::source::{self, Opened, Share, SourceError};
 use crate::state::State;
@@ -222,6 +223,9 @@ pub enum TrainError {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The device has less memory than the plan takes.
+    #[error(transparent)]
+    Memory(#[from] DoesNotFit),
     /// A step could not be computed.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -266,12 +270,21 @@ pub fn train(start: Start, options: &Options<'_>, sink: &mut Sink<'_>) -> Result
             (run.map_or_else(own, Ok)?, folder)
         }
     };
-    let plan = Plan::of(&run);
+    // A device is opened first: what it can give is part of the plan.
+    let device = match options.device {
+        Kind::Cpu => None,
+        kind => Some(Stream::open(kind, run.train.threads)?),
+    };
+    let plan = match &device {
+        Some(Stream::Gpu(gpu)) => Plan::on_device(&run, Some(gpu.memory()?.0 as u64)),
+        _ => Plan::of(&run),
+    };
     let json = serde_json::to_string_pretty(&plan).expect("run: a plan is always JSON");
     folder::write(&folder.path().join("plan.json"), json.as_bytes())?;
     sink(Event::Planned { plan: &plan, folder: folder.path() });
+    plan.check_device()?;
     let opened = source::open(&run, folder.path())?;
-    let stream = Stream::open(options.device, run.train.threads)?;
+    let stream = device.map_or_else(|| Stream::open(Kind::Cpu, run.train.threads), Ok)?;
     let trainer = Trainer::open(&stream, options, run, folder, opened, sink)?;
     stream.enter(|| trainer.run(sink))
 }
@@ -323,11 +336,12 @@ impl<'a> Trainer<'a> {
         let benchmarks = section.map(|section| Benchmarks::open(section, tokenizer.as_ref())).transpose()?;
         checkpoint::clean(&folder.checkpoints())?;
         let newest = newest(&folder, sink)?;
-        let (mut state, _) = Arena::build(stream, |arena| State::layout(arena, &run))?;
+        let masters = Masters::of(&run, options.device != Kind::Cpu);
+        let (mut state, _) = Arena::build(stream, |arena| State::layout_as(arena, &run, masters))?;
         state.buffers.ready(stream, &run.model)?;
         let (step, updates, guard) = match &newest {
             None => {
-                esker_model::init::draw(stream, &run.model, &mut state.master, run.seed)?;
+                state.draw(stream, &run)?;
                 (0, 0, Guard::new(&run.guard))
             }
             Some(path) => {
@@ -403,8 +417,12 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         let (s, run) = (self.stream, &self.run);
         let position = self.step * run.rows_per_step() as u64;
-        let sums = step::gradient(s, run, &mut self.feed, &mut self.state, &mut self.host, position)?;
-        let grad_norm = optim::norm(s, &self.state.grads.sum)?;
+        // A section of its own for what may or may not follow; inside, each piece between two copies is a graph.
+        let (feed, state, host) = (&mut self.feed, &mut self.state, &mut self.host);
+        let (sums, grad_norm) = s.graph("gradient", 0, || -> Result<_, StepError> {
+            let sums = step::gradient(s, run, feed, state, host, position)?;
+            Ok((sums, optim::norm(s, &state.grads.sum)?))
+        })?;
         let verdict = self.guard.judge(sums.loss, grad_norm);
         let number = self.step + 1;
         let finite = sums.loss.is_finite() && grad_norm.is_finite();
@@ -417,7 +435,7 @@ impl<'a> Trainer<'a> {
         if verdict.skip {
             self.state.grads.zero(s)?;
         } else {
-            optim::update(s, run, &mut self.state, lr, self.updates + 1, clip)?;
+            s.graph("update", 0, || optim::update(s, run, &mut self.state, lr, self.updates + 1, clip))?;
             self.updates += 1;
         }
         self.step = number;
@@ -461,8 +479,7 @@ impl<'a> Trainer<'a> {
     fn benchmark(&mut self, sink: &mut Sink<'_>) -> Result<(), TrainError> {
         let (Some(benchmarks), Some(tokenizer)) = (&self.benchmarks, &self.tokenizer) else { return Ok(()) };
         let start = Instant::now();
-        let weights = self.state.compute.as_ref().unwrap_or(&self.state.master);
-        let rows = benchmarks.score(self.stream, &self.run.model, weights, tokenizer, self.step)?;
+        let rows = benchmarks.score(self.stream, &self.run.model, self.state.weights(), tokenizer, self.step)?;
         for row in &rows {
             self.metrics.task(row)?;
         }

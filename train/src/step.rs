@@ -7,7 +7,8 @@
 //! scale      1 / targets of the whole step, counted before it
 //! ```
 //!
-//! Rows come from a thread that makes them ahead ([`feed`]); a step waits only where that is behind.
+//! Rows come from a thread that makes them ahead ([`feed`]); a step waits only where that is behind. The losses of a
+//! micro-batch are read while a device works on the next.
 //!
 //! The tree is a binary counter: when rank r is done its sum takes in, for each trailing one of r, the pending sum of
 //! that level, and waits at the first zero. So log₂ V + 1 sets of gradients are alive at once. Threads and `micro_rows`
@@ -18,7 +19,7 @@ use crate::state::State;
 use esker_data::loader::{Batch, Loader, LoaderError};
 use esker_data::prefetch::{Ahead, Prefetch, Request};
 use esker_kernels::DeviceError;
-use esker_kernels::device::Stream;
+use esker_kernels::device::{Pending, Stream};
 use esker_kernels::ops::cast;
 use esker_model::{Buffers, Weights};
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct Host {
     targets: Vec<u32>,
     first: Option<Vec<u32>>,
     nll: Vec<f32>,
+    /// Losses of the micro-batch before, when they are collected after the next was handed over.
+    before: Vec<f32>,
 }
 
 impl Host {
@@ -46,12 +49,13 @@ impl Host {
             targets: vec![0; len],
             first: run.data.document_mask.then(|| vec![0; len]),
             nll: vec![0.0; len],
+            before: vec![0.0; len],
         }
     }
 
     /// Bytes that [`Host::new`] and [`feed`] take.
     pub fn bytes(run: &Run) -> usize {
-        let buffers = if run.data.document_mask { 4 } else { 3 };
+        let buffers = if run.data.document_mask { 5 } else { 4 };
         let own = buffers * 4 * run.micro_rows() * run.batch.seq_len;
         own + ahead(run).bytes(run.batch.seq_len) + run.mix().bytes()
     }
@@ -73,8 +77,41 @@ impl Host {
     /// `sum` and the losses of the first `len` tokens, added one by one.
     pub fn add_losses(&mut self, s: &Stream, b: &Buffers, len: usize, sum: f64) -> Result<f64, DeviceError> {
         s.download_f32(&b.nll, &mut self.nll[..len])?;
-        Ok(self.nll[..len].iter().fold(sum, |sum, &nll| sum + f64::from(nll)))
+        Ok(total(&self.nll[..len], sum))
     }
+
+    /// Asks for the losses of the first `len` tokens, and adds those that were asked for before: the device has the next
+    /// micro-batch to do while the host waits for the last.
+    fn ask_losses(&mut self, s: &Stream, b: &Buffers, len: usize, late: &mut Late) -> Result<(), DeviceError> {
+        std::mem::swap(&mut self.nll, &mut self.before);
+        let asked = s.start_download_f32(&b.nll, &mut self.nll[..len])?;
+        if let Some((pending, len)) = late.asked.replace((asked, len)) {
+            s.finish_download(pending, &mut self.before[..len])?;
+            late.sum = total(&self.before[..len], late.sum);
+        }
+        Ok(())
+    }
+
+    /// All losses, once the last that were asked for are here.
+    fn all_losses(&mut self, s: &Stream, mut late: Late) -> Result<f64, DeviceError> {
+        if let Some((pending, len)) = late.asked.take() {
+            s.finish_download(pending, &mut self.nll[..len])?;
+            late.sum = total(&self.nll[..len], late.sum);
+        }
+        Ok(late.sum)
+    }
+}
+
+/// The losses of a virtual rank so far, and those that are on their way.
+#[derive(Debug, Default)]
+struct Late {
+    sum: f64,
+    asked: Option<(Pending, usize)>,
+}
+
+/// `sum` and the losses, added one by one.
+fn total(losses: &[f32], sum: f64) -> f64 {
+    losses.iter().fold(sum, |sum, &nll| sum + f64::from(nll))
 }
 
 fn upload(
@@ -164,7 +201,7 @@ pub fn gradient(
         if rank > 0 {
             state.grads.sum.zero(s)?;
         }
-        loss = 0.0;
+        let mut late = Late::default();
         let from = position + (rank * rows) as u64;
         for (at, rows) in micro_batches(rows, run.micro_rows()) {
             let start = Instant::now();
@@ -179,10 +216,11 @@ pub fn gradient(
             let State { master, compute, grads, buffers, .. } = &mut *state;
             upload(s, buffers, batch.inputs(), batch.targets(), batch.doc_first())?;
             let weights = compute.as_ref().unwrap_or(master);
-            esker_model::train_micro(s, &run.model, weights, grads, buffers, rows, scale)?;
-            loss = host.add_losses(s, buffers, rows * seq, loss)?;
+            s.graph("micro", rows, || esker_model::train_micro(s, &run.model, weights, grads, buffers, rows, scale))?;
+            host.ask_losses(s, buffers, rows * seq, &mut late)?;
         }
         state.grads.join(s)?;
+        loss = host.all_losses(s, late)?;
         let mut level = 0;
         while rank >> level & 1 == 1 {
             add(s, &state.grads.sum, &mut state.pending[level])?;

@@ -2,8 +2,15 @@
 //!
 //! Calls are those of the driver's C interface, as cudarc binds them; its own streams, slices and event tracking are not
 //! used. A context is made current on every call, since the threads of a pool come and go.
+//!
+//! There is a stream for each [`Lane`]; they wait for each other where `copies` says so, by events of ours, and never
+//! otherwise.
 
-use super::{Grid, Kernel, images};
+mod graph;
+
+pub(super) use graph::Exec;
+
+use super::{Fence, Grid, Kernel, Lane, Pinned, images};
 use crate::{DeviceError, Result};
 use cudarc::driver::{result, sys};
 use std::{
@@ -17,18 +24,20 @@ use std::{
 #[derive(Debug)]
 pub struct Card {
     context: sys::CUcontext,
-    stream: sys::CUstream,
+    /// By lane.
+    streams: [sys::CUstream; 3],
+    fences: Mutex<Vec<Made<sys::CUevent>>>,
+    pinned: Mutex<Vec<Made<*mut c_void>>>,
     device: sys::CUdevice,
     name: String,
     capability: (u32, u32),
-    functions: Mutex<HashMap<&'static str, Function>>,
-    modules: Mutex<HashMap<&'static str, Loaded>>,
+    functions: Mutex<HashMap<&'static str, Made<sys::CUfunction>>>,
+    modules: Mutex<HashMap<&'static str, Made<sys::CUmodule>>>,
 }
 
+/// A handle of the driver's that the card keeps.
 #[derive(Clone, Copy, Debug)]
-struct Function(sys::CUfunction);
-#[derive(Clone, Copy, Debug)]
-struct Loaded(sys::CUmodule);
+struct Made<T>(T);
 
 // SAFETY: the driver's handles may be used from any thread whose current context is theirs, and every call sets it.
 unsafe impl Send for Card {}
@@ -51,6 +60,8 @@ macro_rules! call {
         check(stringify!($name), unsafe { sys::$name($($arg),*) })
     };
 }
+
+use call;
 
 fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
     code.result().map_err(|error| DeviceError::Driver { call, why: format!("{error:?}") })
@@ -138,13 +149,17 @@ impl Card {
         }
         let mut device = 0;
         call!(cuDeviceGet(&mut device, ordinal as i32))?;
-        let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
+        let (mut context, mut streams) = (ptr::null_mut(), [ptr::null_mut(); 3]);
         call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
         call!(cuCtxSetCurrent(context))?;
-        call!(cuStreamCreate(&mut stream, sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32))?;
+        for stream in &mut streams {
+            call!(cuStreamCreate(stream, sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32))?;
+        }
         Ok(Card {
             context,
-            stream,
+            streams,
+            fences: Mutex::default(),
+            pinned: Mutex::default(),
             device,
             name: info.name.clone(),
             capability: info.capability,
@@ -156,6 +171,10 @@ impl Card {
     /// Marketing name.
     pub fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn stream(&self, lane: Lane) -> sys::CUstream {
+        self.streams[lane as usize]
     }
 
     fn current(&self) -> Result<()> {
@@ -193,26 +212,86 @@ impl Card {
     /// Zeroes bytes.
     pub fn zero(&self, to: u64, bytes: usize) -> Result<()> {
         self.current()?;
-        call!(cuMemsetD8Async(to, 0, bytes, self.stream))
+        call!(cuMemsetD8Async(to, 0, bytes, self.stream(Lane::Compute)))
     }
 
-    /// Copies to the card. The source may be reused at once: the driver has taken pageable memory in when it returns.
-    pub fn write(&self, to: u64, from: &[u8]) -> Result<()> {
+    /// Pinned memory of the host, readable at its usual speed; it lives as long as the card.
+    pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
         self.current()?;
-        call!(cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), self.stream))
+        let mut at = ptr::null_mut();
+        call!(cuMemHostAlloc(&mut at, len, 0))?;
+        self.pinned.lock().expect("no panic inside").push(Made(at));
+        Ok(Pinned { at: at.cast(), len })
     }
 
-    /// Copies from the card and waits.
-    pub fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
+    /// The host writes pinned memory.
+    pub(super) fn fill_pinned(&self, to: Pinned, from: &[u8]) -> Result<()> {
+        // SAFETY: the card is alive; `Copies` has waited for what was under way.
+        unsafe { to.fill(from) };
+        Ok(())
+    }
+
+    /// The host reads pinned memory.
+    pub(super) fn take_pinned(&self, from: Pinned, to: &mut [u8]) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { from.take(to) };
+        Ok(())
+    }
+
+    /// From pinned memory to the card, beside the kernels.
+    pub(super) fn copy_in(&self, to: u64, from: Pinned, bytes: usize) -> Result<()> {
         self.current()?;
-        call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), self.stream))?;
-        self.synchronise()
+        call!(cuMemcpyHtoDAsync_v2(to, from.at.cast(), bytes, self.stream(Lane::In)))
     }
 
-    /// Waits.
+    /// From the card to pinned memory, beside the kernels.
+    pub(super) fn copy_out(&self, to: Pinned, from: u64, bytes: usize) -> Result<()> {
+        self.current()?;
+        call!(cuMemcpyDtoHAsync_v2(to.at.cast(), from, bytes, self.stream(Lane::Out)))
+    }
+
+    /// Inside the card, between the kernels.
+    pub(super) fn hop(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.current()?;
+        call!(cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream(Lane::Compute)))
+    }
+
+    /// A place in a queue; it counts as passed until it is recorded.
+    pub(super) fn fence(&self) -> Result<Fence> {
+        self.current()?;
+        let mut event = ptr::null_mut();
+        call!(cuEventCreate(&mut event, sys::CUevent_flags_enum::CU_EVENT_DISABLE_TIMING as u32))?;
+        let mut fences = self.fences.lock().expect("no panic inside");
+        fences.push(Made(event));
+        Ok(Fence(fences.len() - 1))
+    }
+
+    fn event_of(&self, fence: Fence) -> sys::CUevent {
+        self.fences.lock().expect("no panic inside")[fence.0].0
+    }
+
+    /// Behind what the lane was handed so far.
+    pub(super) fn record(&self, lane: Lane, fence: Fence) -> Result<()> {
+        self.current()?;
+        call!(cuEventRecord(self.event_of(fence), self.stream(lane)))
+    }
+
+    /// Before what the lane will be handed.
+    pub(super) fn wait(&self, lane: Lane, fence: Fence) -> Result<()> {
+        self.current()?;
+        call!(cuStreamWaitEvent(self.stream(lane), self.event_of(fence), 0))
+    }
+
+    /// The host waits.
+    pub(super) fn finish(&self, fence: Fence) -> Result<()> {
+        self.current()?;
+        call!(cuEventSynchronize(self.event_of(fence)))
+    }
+
+    /// Waits for the kernels, and so for whatever they waited for.
     pub fn synchronise(&self) -> Result<()> {
         self.current()?;
-        call!(cuStreamSynchronize(self.stream))
+        call!(cuStreamSynchronize(self.stream(Lane::Compute)))
     }
 
     /// Runs a kernel.
@@ -237,7 +316,7 @@ impl Card {
             1,
             1,
             grid.shared,
-            self.stream,
+            self.stream(Lane::Compute),
             ptr::null_mut(),
             extra.as_mut_ptr()
         ))
@@ -254,7 +333,7 @@ impl Card {
                 Some(m) => m.0,
                 None => {
                     let m = self.load(kernel.module)?;
-                    modules.insert(kernel.module, Loaded(m));
+                    modules.insert(kernel.module, Made(m));
                     m
                 }
             }
@@ -270,7 +349,7 @@ impl Card {
             sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
         )? as i32;
         call!(cuFuncSetAttribute(function, A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most - shared))?;
-        self.functions.lock().expect("no panic inside").insert(kernel.name, Function(function));
+        self.functions.lock().expect("no panic inside").insert(kernel.name, Made(function));
         Ok(function)
     }
 
@@ -287,7 +366,7 @@ impl Card {
         self.current()?;
         let mut event = ptr::null_mut();
         call!(cuEventCreate(&mut event, sys::CUevent_flags_enum::CU_EVENT_DEFAULT as u32))?;
-        call!(cuEventRecord(event, self.stream))?;
+        call!(cuEventRecord(event, self.stream(Lane::Compute)))?;
         Ok(Event(event))
     }
 
@@ -304,7 +383,16 @@ impl Card {
 impl Drop for Card {
     fn drop(&mut self) {
         // On the way down there is nobody to tell.
-        let _ = self.current().and_then(|()| call!(cuStreamDestroy_v2(self.stream)));
+        let _ = self.current();
+        for stream in self.streams {
+            let _ = call!(cuStreamDestroy_v2(stream));
+        }
+        for Made(event) in self.fences.get_mut().expect("no panic inside").drain(..) {
+            let _ = call!(cuEventDestroy_v2(event));
+        }
+        for Made(at) in self.pinned.get_mut().expect("no panic inside").drain(..) {
+            let _ = call!(cuMemFreeHost(at));
+        }
         let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));
     }
 }

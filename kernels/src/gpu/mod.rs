@@ -11,19 +11,33 @@
 //! `cuda/`. It does not know whether a card or the simulator runs them. Ops of generation (`attention::decode`, `tree`)
 //! and two of the three codecs of `chunk_topk` run on the host, on the mirror.
 //!
-//! **Order.** One stream: launches, copies and fills happen in the order of calls. Nothing is allocated in a step; an op
-//! that needs room has [`SCRATCH_BYTES`] for the time of its own launches.
+//! **Order.** Launches, copies and fills happen in the order of calls, though three queues work on them: what crosses
+//! the bus does so beside the kernels, by way of pinned slots (`copies`). Inside a section ([`Gpu::graph`]) launches are
+//! noted and handed over together, as a graph from the third time on (`graph`). Nothing is allocated in a step; an op that
+//! needs room has [`SCRATCH_BYTES`] for the time of its own launches.
 
 pub mod card;
+mod copies;
+mod graph;
 pub mod images;
 pub mod nvrtc;
 pub mod sim;
 
-use crate::{Result, pool::Pool};
-use std::sync::Arc;
+pub use graph::{Counts, Section};
+
+use crate::{DeviceError, Result, pool::Pool};
+use copies::{COPIES_BYTES, Copies, SLOT_BYTES, Ticket};
+use graph::{Launch, Recorder};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes that ops may use between their own launches.
 pub const SCRATCH_BYTES: usize = 32 << 20;
+
+/// Device memory that is taken beside every arena: the scratch of ops, and the slots that copies go through.
+pub const OWN_BYTES: usize = SCRATCH_BYTES + COPIES_BYTES;
+
+/// Pinned memory of the host that a device takes.
+pub const PINNED_BYTES: usize = COPIES_BYTES;
 
 /// A kernel, by its module and its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +49,7 @@ pub struct Kernel {
 }
 
 /// How many threads run a kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
     /// Blocks in x, y and z.
     pub blocks: [u32; 3],
@@ -62,6 +76,12 @@ pub(crate) fn count(n: usize) -> u32 {
 pub struct Args {
     bytes: [u8; 256],
     len: usize,
+}
+
+impl PartialEq for Args {
+    fn eq(&self, other: &Args) -> bool {
+        self.bytes() == other.bytes()
+    }
 }
 
 impl Args {
@@ -125,9 +145,18 @@ pub struct Gpu(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    device: Device,
+    engine: Mutex<Engine>,
     host: Pool,
     scratch: u64,
+    /// Last, so that graphs go before the device that made them.
+    device: Device,
+}
+
+/// What orders work: locked for the time of a call.
+#[derive(Debug)]
+struct Engine {
+    recorder: Recorder,
+    copies: Copies,
 }
 
 #[derive(Debug)]
@@ -136,14 +165,165 @@ enum Device {
     Sim(sim::Sim),
 }
 
+/// A queue of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Kernels, and copies inside the device.
+    Compute,
+    /// From the host.
+    In,
+    /// To the host.
+    Out,
+}
+
+/// A place in a queue that another queue or the host can wait for; recorded anew each time it is used. The device owns it.
+#[derive(Clone, Copy, Debug)]
+struct Fence(usize);
+
+/// Memory of the host that a device reaches by itself. The device owns it.
+#[derive(Clone, Copy, Debug)]
+struct Pinned {
+    at: *mut u8,
+    len: usize,
+}
+
+// SAFETY: plain memory that lives as long as its device; `Copies` hands it to one side at a time.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// Copies `from` into its head.
+    ///
+    /// # Safety
+    /// The device that made it is alive, and nothing else writes or reads it meanwhile.
+    unsafe fn fill(self, from: &[u8]) {
+        assert!(from.len() <= self.len, "pinned: {} bytes in {}", from.len(), self.len);
+        // SAFETY: inside the memory, by the check; alone with it, by the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.at, from.len()) }
+    }
+
+    /// Copies its head to `to`.
+    ///
+    /// # Safety
+    /// As for [`Pinned::fill`].
+    unsafe fn take(self, to: &mut [u8]) {
+        assert!(to.len() <= self.len, "pinned: {} bytes of {}", to.len(), self.len);
+        // SAFETY: inside the memory, by the check; alone with it, by the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(self.at, to.as_mut_ptr(), to.len()) }
+    }
+}
+
+/// A graph, of the device that built it.
+#[derive(Debug)]
+enum Exec {
+    Card(card::Exec),
+    Sim(sim::Exec),
+}
+
 /// Calls a verb of whichever device it is.
 macro_rules! verb {
-    ($gpu:expr, $device:ident => $call:expr) => {
-        match &$gpu.0.device {
+    ($of:expr, $device:ident => $call:expr) => {
+        match $of {
             Device::Card($device) => $call,
             Device::Sim($device) => $call,
         }
     };
+}
+
+/// The verbs that a device has.
+impl Device {
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        verb!(self, device => device.alloc(bytes))
+    }
+
+    fn free(&self, address: u64) {
+        verb!(self, device => device.free(address));
+    }
+
+    fn zero(&self, to: u64, bytes: usize) -> Result<()> {
+        verb!(self, device => device.zero(to, bytes))
+    }
+
+    fn launch(&self, kernel: Kernel, grid: Grid, args: &Args) -> Result<()> {
+        verb!(self, device => device.launch(kernel, grid, args.bytes()))
+    }
+
+    fn synchronise(&self) -> Result<()> {
+        verb!(self, device => device.synchronise())
+    }
+
+    /// A graph of these launches, each after the one before.
+    fn build(&self, launches: &[Launch]) -> Result<Exec> {
+        match self {
+            Device::Card(card) => card.build(launches).map(Exec::Card),
+            Device::Sim(sim) => Ok(Exec::Sim(sim.build(launches))),
+        }
+    }
+
+    /// Gives a node the arguments and the grid of `launch`, whose kernel it has.
+    fn change(&self, exec: &mut Exec, node: usize, launch: &Launch) -> Result<()> {
+        match (self, exec) {
+            (Device::Card(card), Exec::Card(exec)) => card.change(exec, node, launch),
+            (Device::Sim(sim), Exec::Sim(exec)) => {
+                sim.change(exec, node, launch);
+                Ok(())
+            }
+            _ => panic!("gpu: a graph of another device"),
+        }
+    }
+
+    fn launch_graph(&self, exec: &Exec) -> Result<()> {
+        match (self, exec) {
+            (Device::Card(card), Exec::Card(exec)) => card.launch_graph(exec),
+            (Device::Sim(sim), Exec::Sim(exec)) => sim.launch_graph(exec),
+            _ => panic!("gpu: a graph of another device"),
+        }
+    }
+
+    fn fence(&self) -> Result<Fence> {
+        verb!(self, device => device.fence())
+    }
+
+    /// Puts the fence behind what the lane was handed so far.
+    fn record(&self, lane: Lane, fence: Fence) -> Result<()> {
+        verb!(self, device => device.record(lane, fence))
+    }
+
+    /// What the lane is handed from now on begins after the fence.
+    fn wait(&self, lane: Lane, fence: Fence) -> Result<()> {
+        verb!(self, device => device.wait(lane, fence))
+    }
+
+    /// The host waits for the fence.
+    fn finish(&self, fence: Fence) -> Result<()> {
+        verb!(self, device => device.finish(fence))
+    }
+
+    fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        verb!(self, device => device.pinned(bytes))
+    }
+
+    /// The host writes pinned memory, which no copy under way may read.
+    fn fill_pinned(&self, to: Pinned, from: &[u8]) -> Result<()> {
+        verb!(self, device => device.fill_pinned(to, from))
+    }
+
+    /// The host reads pinned memory, into which all copies are done.
+    fn take_pinned(&self, from: Pinned, to: &mut [u8]) -> Result<()> {
+        verb!(self, device => device.take_pinned(from, to))
+    }
+
+    fn copy_in(&self, to: u64, from: Pinned, bytes: usize) -> Result<()> {
+        verb!(self, device => device.copy_in(to, from, bytes))
+    }
+
+    fn copy_out(&self, to: Pinned, from: u64, bytes: usize) -> Result<()> {
+        verb!(self, device => device.copy_out(to, from, bytes))
+    }
+
+    /// Copies inside the device, in the lane of the kernels.
+    fn hop(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        verb!(self, device => device.hop(to, from, bytes))
+    }
 }
 
 /// A moment in the stream's order.
@@ -154,6 +334,11 @@ pub enum Event {
     /// On the simulator: instructions run so far.
     Sim(u64),
 }
+
+/// Bytes of [`Gpu::start_read`] on their way.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Download(Ticket);
 
 impl Gpu {
     /// The CUDA card number `ordinal`, with `threads` host threads for what runs here.
@@ -171,23 +356,32 @@ impl Gpu {
         Gpu::over(Device::Sim(sim::Sim::with(seed, races, module, ptx)?), 1)
     }
 
+    /// The simulator of a card of `bytes` bytes: how a plan that does not fit is met.
+    pub fn sim_of(bytes: usize, threads: usize) -> Result<Gpu> {
+        Gpu::over(Device::Sim(sim::Sim::of(bytes)), threads)
+    }
+
     fn over(device: Device, threads: usize) -> Result<Gpu> {
-        let mut inner = Inner { device, host: Pool::new(threads)?, scratch: 0 };
-        inner.scratch = match &inner.device {
-            Device::Card(card) => card.alloc(SCRATCH_BYTES)?,
-            Device::Sim(sim) => sim.alloc(SCRATCH_BYTES)?,
-        };
-        Ok(Gpu(Arc::new(inner)))
+        let (host, scratch) = (Pool::new(threads)?, device.alloc(SCRATCH_BYTES)?);
+        let engine = Engine { recorder: Recorder::default(), copies: Copies::new(&device)? };
+        Ok(Gpu(Arc::new(Inner { engine: Mutex::new(engine), host, scratch, device })))
     }
 
     /// What it is called.
     pub fn name(&self) -> String {
-        verb!(self, device => device.name())
+        verb!(&self.0.device, device => device.name())
     }
 
     /// Bytes free and in all.
     pub fn memory(&self) -> Result<(usize, usize)> {
-        verb!(self, device => device.memory())
+        verb!(&self.0.device, device => device.memory())
+    }
+
+    /// Whether `bytes` bytes in one piece can be had now: what is said before a run begins.
+    pub fn check_room(&self, bytes: usize) -> Result<()> {
+        let (free_bytes, all_bytes) = self.memory()?;
+        let fits = bytes <= free_bytes;
+        if fits { Ok(()) } else { Err(DeviceError::OutOfDeviceMemory { wanted_bytes: bytes, free_bytes, all_bytes }) }
     }
 
     /// The host's threads.
@@ -201,31 +395,89 @@ impl Gpu {
         self.0.scratch
     }
 
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        // A panic of an op leaves what was noted; the section's end forgets it.
+        self.0.engine.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The engine, with everything noted so far handed over.
+    fn settled(&self) -> Result<MutexGuard<'_, Engine>> {
+        let mut engine = self.engine();
+        engine.recorder.cut(&self.0.device)?;
+        Ok(engine)
+    }
+
+    /// Runs `f` as a section: the kernels that it launches between two copies go over together, and from the third time on
+    /// as a graph. A section inside a section is part of it.
+    pub fn graph<R, E: From<DeviceError>>(
+        &self,
+        section: Section,
+        f: impl FnOnce() -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
+        struct Opened<'a>(&'a Gpu);
+        impl Drop for Opened<'_> {
+            fn drop(&mut self) {
+                self.0.engine().recorder.close();
+            }
+        }
+        let _opened = self.engine().recorder.open(section).then(|| Opened(self));
+        let done = f()?;
+        if _opened.is_some() {
+            drop(self.settled()?);
+        }
+        Ok(done)
+    }
+
+    /// Whether sections make graphs, as they do at first; without, their launches are made one by one. For comparisons.
+    pub fn use_graphs(&self, yes: bool) {
+        self.engine().recorder.off = !yes;
+    }
+
+    /// What sections came to so far.
+    pub fn counts(&self) -> Counts {
+        self.engine().recorder.counts
+    }
+
     /// Runs a kernel after everything before it.
     pub fn launch(&self, kernel: Kernel, grid: Grid, args: &Args) -> Result<()> {
-        if grid.blocks.contains(&0) {
+        if grid.blocks.contains(&0) || self.engine().recorder.note(Launch { kernel, grid, args: *args }) {
             return Ok(());
         }
-        verb!(self, device => device.launch(kernel, grid, args.bytes()))
+        self.0.device.launch(kernel, grid, args)
     }
 
     /// Waits until everything is done.
     pub fn synchronise(&self) -> Result<()> {
-        verb!(self, device => device.synchronise())
+        drop(self.settled()?);
+        self.0.device.synchronise()
     }
 
     /// Copies `from` to an address, after everything before it.
     pub fn write(&self, to: u64, from: &[u8]) -> Result<()> {
-        verb!(self, device => device.write(to, from))
+        self.settled()?.copies.write(&self.0.device, to, from)
     }
 
     /// Copies from an address, and waits for the work that makes what is there.
     pub fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        verb!(self, device => device.read(from, to))
+        self.settled()?.copies.read(&self.0.device, from, to)
+    }
+
+    /// Begins to copy `len` bytes from an address, if they fit a slot; what is done later does not change them.
+    pub(crate) fn start_read(&self, from: u64, len: usize) -> Result<Option<Download>> {
+        if len > SLOT_BYTES {
+            return Ok(None);
+        }
+        self.settled()?.copies.start(&self.0.device, from, len).map(|ticket| Some(Download(ticket)))
+    }
+
+    /// Waits for those bytes, and for nothing after them.
+    pub(crate) fn finish_read(&self, download: Download, to: &mut [u8]) -> Result<()> {
+        self.settled()?.copies.collect(&self.0.device, download.0, to)
     }
 
     /// Marks this moment.
     pub fn event(&self) -> Result<Event> {
+        let _engine = self.settled()?;
         match &self.0.device {
             Device::Card(card) => card.event().map(Event::Card),
             Device::Sim(sim) => Ok(Event::Sim(sim.instructions())),
@@ -249,10 +501,9 @@ impl Gpu {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        match &self.device {
-            Device::Card(card) => card.free(self.scratch),
-            Device::Sim(sim) => sim.free(self.scratch),
-        }
+        let engine = self.engine.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        engine.copies.free(&self.device);
+        self.device.free(self.scratch);
     }
 }
 
@@ -267,9 +518,9 @@ pub(crate) struct Block {
 impl Block {
     /// `len` bytes of zeros.
     pub fn zeroed(gpu: &Gpu, len: usize) -> Result<Block> {
-        let start = verb!(gpu, device => device.alloc(len.max(1)))?;
+        let start = gpu.0.device.alloc(len.max(1))?;
         let block = Block { gpu: gpu.clone(), start, len };
-        verb!(gpu, device => device.zero(start, len))?;
+        gpu.0.device.zero(start, len)?;
         Ok(block)
     }
 
@@ -286,7 +537,9 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        verb!(self.gpu, device => device.free(self.start));
+        // A launch that was noted may still name it; if that fails, nobody is left to tell.
+        drop(self.gpu.settled());
+        self.gpu.0.device.free(self.start);
     }
 }
 
@@ -306,5 +559,103 @@ mod tests {
         assert_eq!(args.bytes()[8], 2);
         assert_eq!(args.bytes()[16..20], 1.0f32.to_le_bytes());
         assert_eq!(args.bytes()[24], 7);
+    }
+
+    fn filled(gpu: &Gpu, word: u32) -> Vec<u8> {
+        let block = Block::zeroed(gpu, 64).unwrap();
+        let args = Args::new().address(block.address(0)).word(word).long(64);
+        gpu.launch(kernel("cast", "cast_fill"), Grid::row(1, 256), &args).unwrap();
+        let mut bytes = vec![0; 64];
+        gpu.read(block.address(0), &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Launches of a section give what launches one by one give, each time with the numbers of that time.
+    #[test]
+    fn a_graph_takes_the_arguments_of_its_time() {
+        let gpu = Gpu::sim(1, false, 1).unwrap();
+        let block = Block::zeroed(&gpu, 128).unwrap();
+        let section = Section { name: "test", size: 0 };
+        let fill = |at: usize, word: u32| {
+            let args = Args::new().address(block.address(at)).word(word).long(64);
+            gpu.launch(kernel("cast", "cast_fill"), Grid::row(1, 256), &args)
+        };
+        for word in 1..6u32 {
+            // Two pieces: the read is a cut. The second launch of the first piece never changes.
+            let first = gpu.graph(section, || -> Result<_> {
+                fill(0, word)?;
+                fill(64, 7)?;
+                let mut bytes = [0; 4];
+                gpu.read(block.address(0), &mut bytes)?;
+                fill(64, 2 * word)?;
+                Ok(u32::from_le_bytes(bytes))
+            });
+            let mut last = [0; 4];
+            gpu.read(block.address(64), &mut last).unwrap();
+            assert_eq!((first.unwrap(), u32::from_le_bytes(last)), (word, 2 * word));
+        }
+        // The first time one by one; then built; then three times with one node changed of each piece.
+        let want = Counts { single: 3, built: 2, graphs: 8, kernels: 12, changed: 6 };
+        assert_eq!(gpu.counts(), want);
+        assert_eq!(filled(&gpu, 0x0101_0101), [1; 64]);
+    }
+
+    /// Other kernels than last time are run one by one, and a section that fails leaves nothing behind.
+    #[test]
+    fn a_section_that_differs_or_fails_does_no_harm() {
+        let gpu = Gpu::sim(1, false, 1).unwrap();
+        let section = Section { name: "test", size: 0 };
+        let block = Block::zeroed(&gpu, 128).unwrap();
+        let run = |copies: usize| {
+            gpu.graph(section, || -> Result<()> {
+                let args = Args::new().address(block.address(0)).word(0x0202_0202).long(64);
+                gpu.launch(kernel("cast", "cast_fill"), Grid::row(1, 256), &args)?;
+                let args = Args::new().address(block.address(0)).address(block.address(64)).long(64);
+                (0..copies).try_for_each(|_| gpu.launch(kernel("cast", "cast_copy"), Grid::row(1, 256), &args))
+            })
+        };
+        for copies in [1, 1, 1, 2, 1, 0] {
+            run(copies).unwrap();
+            let mut bytes = [0; 64];
+            gpu.read(block.address(64), &mut bytes).unwrap();
+            assert_eq!(bytes, [2; 64]);
+        }
+        assert_eq!((gpu.counts().built, gpu.counts().graphs), (1, 2));
+        let failed: Result<()> = gpu.graph(section, || {
+            gpu.launch(kernel("cast", "cast_fill"), Grid::row(1, 256), &Args::new())?;
+            Err(DeviceError::NoDriver)
+        });
+        assert!(failed.is_err());
+        gpu.synchronise().unwrap();
+    }
+
+    /// More bytes than all slots hold, and reads that are collected after later work.
+    #[test]
+    fn copies_keep_the_order_of_calls() {
+        let gpu = Gpu::sim(1, false, 1).unwrap();
+        let len = 10 * SLOT_BYTES + 12;
+        let block = Block::zeroed(&gpu, len).unwrap();
+        let from: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+        gpu.write(block.address(0), &from).unwrap();
+        let early = gpu.start_read(block.address(0), 16).unwrap().unwrap();
+        gpu.write(block.address(0), &[9; 16]).unwrap();
+        let late = gpu.start_read(block.address(0), 16).unwrap().unwrap();
+        let mut all = vec![0; len];
+        gpu.read(block.address(0), &mut all).unwrap();
+        let (mut a, mut b) = ([0; 16], [0; 16]);
+        gpu.finish_read(late, &mut b).unwrap();
+        gpu.finish_read(early, &mut a).unwrap();
+        assert_eq!((&a[..], b), (&from[..16], [9; 16]));
+        assert_eq!((&all[..16], &all[16..]), (&[9; 16][..], &from[16..]));
+    }
+
+    #[test]
+    fn a_card_that_is_too_small_says_so() {
+        let gpu = Gpu::sim_of(OWN_BYTES + (1 << 20), 1).unwrap();
+        assert_eq!(gpu.memory().unwrap(), (1 << 20, OWN_BYTES + (1 << 20)));
+        gpu.check_room(1 << 20).unwrap();
+        let Err(said) = Block::zeroed(&gpu, (1 << 20) + 1) else { panic!("there is no room") };
+        assert!(matches!(said, DeviceError::OutOfDeviceMemory { wanted_bytes: 1_048_577, .. }), "{said}");
+        assert_eq!(gpu.check_room(2 << 20).unwrap_err().to_string().lines().count(), 1);
     }
 }

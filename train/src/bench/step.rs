@@ -3,6 +3,7 @@
 use super::{ModelRow, Row, llama, median_and_min};
 use crate::{
     bare,
+    masters::Masters,
     config::{Optim, OptimKind, Run},
     optim,
     state::State,
@@ -74,16 +75,18 @@ fn case(
         clip_norm: 0.0,
     };
     let run = bare::run(config.clone(), &sizes, optim).expect("bench: a case of ours is a run");
-    let mut state = Arena::build(s, |arena| State::layout(arena, &run))?.0;
+    let masters = Masters::of(&run, matches!(s, Stream::Gpu(_)));
+    let mut state = Arena::build(s, |arena| State::layout_as(arena, &run, masters))?.0;
     state.buffers.ready(s, config)?;
-    esker_model::init::draw(s, config, &mut state.master, 1)?;
+    state.draw(s, &run)?;
     state.refresh(s)?;
     let mut times = Vec::new();
     let begin = Instant::now();
     // The first step is not counted: it brings caches, pages and the clock up.
     for t in 1.. {
         let start = Instant::now();
-        s.enter(|| step(s, &run, &mut state, t))?;
+        let (inputs, targets) = tokens(&run, t);
+        s.enter(|| step(s, &run, &mut state, (&inputs, &targets), t))?;
         s.synchronise()?;
         if t > 1 {
             times.push(start.elapsed().as_secs_f64());
@@ -115,18 +118,28 @@ fn case(
     })
 }
 
-/// Fresh random tokens, forward, backward, AdamW.
-fn step(s: &Stream, run: &Run, state: &mut State, t: u64) -> Result<()> {
-    let (rows, seq, vocab) = (run.batch.micro_rows, run.batch.seq_len, run.model.vocab as u64);
-    let State { master, compute, grads, buffers, .. } = &mut *state;
+/// Random inputs and targets of step `t`.
+fn tokens(run: &Run, t: u64) -> (Vec<u32>, Vec<u32>) {
+    let (tokens, vocab) = (run.batch.micro_rows * run.batch.seq_len, run.model.vocab as u64);
     let mut x = t.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    for id in buffers.inputs.u32_mut().iter_mut().chain(buffers.targets.u32_mut()) {
+    let mut draw = || {
         // Knuth's MMIX generator; only that no two steps see the same tokens matters.
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        *id = ((x >> 33) % vocab) as u32;
-    }
-    let scale = 1.0 / (rows * seq) as f32;
-    esker_model::train_micro(s, &run.model, compute.as_ref().unwrap_or(master), grads, buffers, rows, scale)?;
-    grads.join(s)?;
-    optim::update(s, run, state, run.optim.lr, t, 1.0)
+        ((x >> 33) % vocab) as u32
+    };
+    let mut row = || (0..tokens).map(|_| draw()).collect();
+    (row(), row())
+}
+
+/// Tokens over, forward, backward, AdamW.
+fn step(s: &Stream, run: &Run, state: &mut State, (inputs, targets): (&[u32], &[u32]), t: u64) -> Result<()> {
+    let State { master, compute, grads, buffers, .. } = &mut *state;
+    s.upload_u32(inputs, &mut buffers.inputs)?;
+    s.upload_u32(targets, &mut buffers.targets)?;
+    s.graph("step", 0, || {
+        let (rows, scale) = (run.batch.micro_rows, 1.0 / inputs.len() as f32);
+        esker_model::train_micro(s, &run.model, compute.as_ref().unwrap_or(master), grads, buffers, rows, scale)?;
+        grads.join(s)?;
+        optim::update(s, run, state, run.optim.lr, t, 1.0)
+    })
 }

@@ -39,6 +39,23 @@ pub fn join(high: u16, low: u16) -> f32 {
     f32::from_bits((u32::from(high) << 16).wrapping_add(i32::from(low as i16) as u32))
 }
 
+/// Leaves the halves of `whole` in `high` and `low`, both of 16 bits a number; on the host.
+pub fn part_all(whole: &[f32], high: &mut Tensor, low: &mut Tensor) {
+    let high: &mut [u16] = bytemuck::cast_slice_mut(high.bytes_mut());
+    let low: &mut [u16] = bytemuck::cast_slice_mut(low.bytes_mut());
+    for (&whole, (high, low)) in whole.iter().zip(high.iter_mut().zip(low)) {
+        (*high, *low) = parts(whole);
+    }
+}
+
+/// Leaves the masters of two halves in `whole`; on the host.
+pub fn join_all(high: &Tensor, low: &Tensor, whole: &mut [f32]) {
+    let (high, low): (&[u16], &[u16]) = (bytemuck::cast_slice(high.bytes()), bytemuck::cast_slice(low.bytes()));
+    for (whole, (&high, &low)) in whole.iter_mut().zip(high.iter().zip(low)) {
+        *whole = join(high, low);
+    }
+}
+
 /// Updates the first `len` elements.
 pub fn step(s: &Stream, len: usize, a: Step<'_>, h: Hyper) -> Result<()> {
     for (name, t, dtype) in [
@@ -111,23 +128,18 @@ mod tests {
                 t.set(&draw(seed, len).iter().map(|x| if seed == 4 { x * x } else { *x }).collect::<Vec<_>>());
                 t
             };
-            let half = |bits: &dyn Fn(f32) -> u16| {
-                let mut to = Tensor::alone(&s, DType::Bf16, [len]).unwrap();
-                let to_bits: &mut [u16] = bytemuck::cast_slice_mut(to.bytes_mut());
-                for (to, x) in to_bits.iter_mut().zip(draw(1, len)) {
-                    *to = bits(x);
-                }
-                to
-            };
+            let half = || Tensor::alone(&s, DType::Bf16, [len]).unwrap();
             let (mut w, mut g, mut m, mut v) = (t(1), t(2), t(3), t(4));
             adamw::step(&s, len, adamw::Step { w: &mut w, g: &mut g, m: &mut m, v: &mut v, out: None }, h).unwrap();
-            let (mut high, mut low) = (half(&|x| parts(x).0), half(&|x| parts(x).1));
+            let (mut high, mut low) = (half(), half());
+            part_all(&draw(1, len), &mut high, &mut low);
             let (mut g2, mut m2, mut v2) = (t(2), t(3), t(4));
             let a = Step { high: &mut high, low: &mut low, g: &mut g2, m: &mut m2, v: &mut v2 };
             step(&s, len, a, h).unwrap();
-            let (high, low): (&[u16], &[u16]) = (bytemuck::cast_slice(high.bytes()), bytemuck::cast_slice(low.bytes()));
+            let mut whole = vec![0.0; len];
+            join_all(&high, &low, &mut whole);
             for i in 0..len {
-                assert_eq!(join(high[i], low[i]).to_bits(), w.f32()[i].to_bits(), "element {i}");
+                assert_eq!(whole[i].to_bits(), w.f32()[i].to_bits(), "element {i}");
             }
             assert_eq!((m.bytes(), v.bytes(), g.bytes()), (m2.bytes(), v2.bytes(), g2.bytes()));
         }
