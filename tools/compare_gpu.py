@@ -3,7 +3,7 @@
 
     python3 tools/compare_gpu.py --out DIR
 
-Needs torch with CUDA and nothing else. Writes DIR/torch.json; times are medians by CUDA events, of 20 runs after 5, on
+Needs torch with CUDA and nothing else; without, it says so and ends with 3. `esker bench gpu` runs it by itself. Writes DIR/torch.json; times are medians by CUDA events, of 20 runs after 5, on
 normal random numbers (zeros let a card run faster than it can on numbers).
 """
 
@@ -11,10 +11,18 @@ import argparse
 import json
 import pathlib
 import statistics
+import sys
 
-import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError as e:
+    print(f"torch is missing: {e}")
+    sys.exit(3)
+if not torch.cuda.is_available():
+    print("torch sees no CUDA card")
+    sys.exit(3)
 
 
 def median_ms(f, runs=20, warm=5):

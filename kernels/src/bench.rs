@@ -29,12 +29,14 @@ pub struct Entry {
     /// Name of the op's folder.
     pub name: &'static str,
     time: Time,
+    time_least: TimeLeast,
     cases: Cases,
     conform: Conform,
     compare: Compare,
 }
 
 type Compare = fn(&Stream, &Stream, f64) -> Result<(usize, f64)>;
+type TimeLeast = fn(&Stream, &Peaks) -> Result<Row>;
 type Time = fn(&Stream, &Peaks, &str, &mut dyn FnMut(Row)) -> Result<()>;
 type Conform = fn(&Stream, f64) -> (usize, usize);
 type Cases = fn(&Stream, &mut dyn FnMut(&str, &mut (dyn FnMut() -> Result<()> + Send))) -> Result<()>;
@@ -43,6 +45,11 @@ impl Entry {
     /// Times the bench cases whose printed form contains `filter`.
     pub fn time(&self, s: &Stream, peaks: &Peaks, filter: &str, mut each: impl FnMut(Row)) -> Result<()> {
         (self.time)(s, peaks, filter, &mut each)
+    }
+
+    /// Times the conformance case that costs least: what a test of a bench can afford.
+    pub fn time_least(&self, s: &Stream, peaks: &Peaks) -> Result<Row> {
+        (self.time_least)(s, peaks)
     }
 
     /// Checks the conformance cases that cost at most `most` operations or bytes against the reference, each twice; panics
@@ -79,6 +86,11 @@ where
     Entry {
         name: O::NAME,
         time: |s, peaks, filter, each| harness::time::<O>(s, peaks, filter, each),
+        time_least: |s, peaks| {
+            let cost = |case: &O::Case| O::work(case).flops.max(O::work(case).bytes);
+            let least = O::conform_cases().into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+            harness::time_case::<O>(s, peaks, &least.expect("bench: an op without cases"))
+        },
         conform: |s, most| {
             let cases = O::conform_cases();
             let cheap = |case: &O::Case| O::work(case).flops.max(O::work(case).bytes) <= most;

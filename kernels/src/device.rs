@@ -210,6 +210,14 @@ impl Stream {
         }
     }
 
+    /// Memory of the device that is free, where it has its own.
+    pub fn free_bytes(&self) -> Result<Option<usize>> {
+        match self {
+            Stream::Cpu(_) => Ok(None),
+            Stream::Gpu(gpu) => gpu.memory().map(|(free, _)| Some(free)),
+        }
+    }
+
     /// Threads on the host.
     pub fn threads(&self) -> usize {
         match self {

@@ -271,9 +271,8 @@ fn merge(
     a: &Acts,
     product: Product,
 ) -> Result<()> {
-    s.copy(x, y, n * cfg.hidden)?;
     let d = matmul::Dims { m: n, n: cfg.hidden, k: cfg.q_width() };
-    product(s, d, matmul::Product { a: &a.o, b: &w.wo, c: y, put: Put::Add })
+    matmul::onto(s, d, matmul::Onto { a: &a.o, b: &w.wo, x, y }, product)
 }
 
 /// Adds this half's share to `back.dx`, and the gradients of its weights to `g`.

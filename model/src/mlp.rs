@@ -62,9 +62,8 @@ pub(crate) fn forward(
     product: Product,
 ) -> Result<()> {
     widen(s, cfg, n, w, x, a, product)?; // ① ② ③
-    s.copy(x, y, n * cfg.hidden)?;
     let d = matmul::Dims { m: n, n: cfg.hidden, k: cfg.ffn };
-    product(s, d, matmul::Product { a: &a.h, b: &w.down, c: y, put: Put::Add }) // ④
+    matmul::onto(s, d, matmul::Onto { a: &a.h, b: &w.down, x, y }, product) // ④
 }
 
 /// Lines ① to ③: all that backward needs.

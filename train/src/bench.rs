@@ -15,7 +15,7 @@ mod tokenize;
 
 pub use data::data;
 pub use decode::decode;
-pub use gpu::{Conformance, Extent, GpuError, GpuReport, gpu};
+pub use gpu::{Conformance, Extent, GpuError, GpuReport, Torch, Training, gpu};
 pub use step::steps;
 pub use tokenize::{Tokenize, TokenizeRow, tokenize};
 

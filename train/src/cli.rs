@@ -573,7 +573,7 @@ pub struct Bench {
     /// What computes; `gpu` takes the card unless it is `sim`
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub device: Device,
-    /// For `gpu`: the folder that takes gpu.json and gpu.txt
+    /// For `gpu`: the folder that takes gpu.json, gpu.txt and the comparison's script
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub out: PathBuf,
     /// Only cases whose printed form contains this

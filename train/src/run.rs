@@ -276,8 +276,8 @@ pub fn train(start: Start, options: &Options<'_>, sink: &mut Sink<'_>) -> Result
         kind => Some(Stream::open(kind, run.train.threads)?),
     };
     let plan = match &device {
-        Some(Stream::Gpu(gpu)) => Plan::on_device(&run, Some(gpu.memory()?.0 as u64)),
-        _ => Plan::of(&run),
+        Some(device) => Plan::on_device(&run, device.free_bytes()?.map(|free| free as u64)),
+        None => Plan::of(&run),
     };
     let json = serde_json::to_string_pretty(&plan).expect("run: a plan is always JSON");
     folder::write(&folder.path().join("plan.json"), json.as_bytes())?;

@@ -7,7 +7,7 @@
 //!                               kernels still agree with the reference, by the simulator
 //! ```
 //!
-//! A spill, a stack or one of ptxas's warnings of serialised wgmma fails it. Needs NVRTC; see `gpu/nvrtc.rs` for where it
+//! A spill, a stack or one of ptxas's warnings of serialised wgmma fails it, and so does a case that differs. Needs NVRTC; see `gpu/nvrtc.rs` for where it
 //! is looked for. The same NVRTC gives the same bytes.
 
 use esker_kernels::{
@@ -185,14 +185,17 @@ fn version(ptx: &str) -> &str {
 fn compile(compiler: &Compiler, m: &Module, arch: &str) -> Result<Compiled, String> {
     let c =
         compiler.compile(m.file, &text(m)?, arch, &m.defines()).map_err(|log| format!("{} {arch}:\n{log}", m.name))?;
-    let bad: Vec<String> = c
-        .entries
-        .iter()
-        .filter(|e| e.stack + e.spills > 0)
+    let bad = faults(m, arch, &c);
+    if bad.is_empty() { Ok(c) } else { Err(bad.join("\n")) }
+}
+
+/// What must not ship.
+fn faults(m: &Module, arch: &str, c: &Compiled) -> Vec<String> {
+    let spilling = c.entries.iter().filter(|e| e.stack + e.spills > 0);
+    spilling
         .map(|e| format!("{} {arch}: {} has a stack of {} bytes and spills {}", m.name, e.name, e.stack, e.spills))
         .chain(c.warnings.iter().map(|w| format!("{} {arch}: {w}", m.name)))
-        .collect();
-    if bad.is_empty() { Ok(c) } else { Err(bad.join("\n")) }
+        .collect()
 }
 
 impl Made {
@@ -257,6 +260,7 @@ fn one(compiler: &Compiler, file: &str) -> Result<(), String> {
     if modules.is_empty() {
         return Err(format!("{file}: not one of {}", MODULES.iter().map(|m| m.file).collect::<Vec<_>>().join(", ")));
     }
+    let mut bad = Vec::new();
     println!("{:<20} {:<8} {:<34} registers  stack  spills  shared  tensor", "module", "arch", "kernel");
     for m in &modules {
         for arch in ARCHS {
@@ -267,10 +271,11 @@ fn one(compiler: &Compiler, file: &str) -> Result<(), String> {
                     m.name, e.name, e.registers, e.stack, e.spills, e.shared, e.tensor
                 );
             }
-            c.warnings.iter().for_each(|w| println!("{w}"));
+            bad.extend(faults(m, arch, &c));
         }
     }
-    conformance(&modules)
+    conformance(&modules)?;
+    if bad.is_empty() { Ok(()) } else { Err(bad.join("\n")) }
 }
 
 /// Operations or bytes of the dearest case that the simulator is asked to run here.
@@ -293,4 +298,25 @@ fn conformance(modules: &[&Module]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `--one` does after compiling, for the ops of a module and for those of a part of one.
+    #[test]
+    fn the_ops_of_a_module_are_run_on_the_simulator() {
+        for name in ["swiglu", "attention_delta"] {
+            conformance(&[images::module(name)]).unwrap();
+        }
+    }
+
+    #[test]
+    fn spills_and_warnings_are_named() {
+        let m = images::module("cast");
+        let entry = esker_kernels::gpu::nvrtc::Entry { name: "f".into(), spills: 8, ..Default::default() };
+        let c = Compiled { cubin: vec![], ptx: String::new(), entries: vec![entry], warnings: vec!["C7512".into()] };
+        assert_eq!(faults(m, "sm_80", &c).len(), 2);
+    }
 }

@@ -377,13 +377,6 @@ impl Gpu {
         verb!(&self.0.device, device => device.memory())
     }
 
-    /// Whether `bytes` bytes in one piece can be had now: what is said before a run begins.
-    pub fn check_room(&self, bytes: usize) -> Result<()> {
-        let (free_bytes, all_bytes) = self.memory()?;
-        let fits = bytes <= free_bytes;
-        if fits { Ok(()) } else { Err(DeviceError::OutOfDeviceMemory { wanted_bytes: bytes, free_bytes, all_bytes }) }
-    }
-
     /// The host's threads.
     pub fn host(&self) -> &Pool {
         &self.0.host
@@ -653,9 +646,8 @@ mod tests {
     fn a_card_that_is_too_small_says_so() {
         let gpu = Gpu::sim_of(OWN_BYTES + (1 << 20), 1).unwrap();
         assert_eq!(gpu.memory().unwrap(), (1 << 20, OWN_BYTES + (1 << 20)));
-        gpu.check_room(1 << 20).unwrap();
         let Err(said) = Block::zeroed(&gpu, (1 << 20) + 1) else { panic!("there is no room") };
         assert!(matches!(said, DeviceError::OutOfDeviceMemory { wanted_bytes: 1_048_577, .. }), "{said}");
-        assert_eq!(gpu.check_room(2 << 20).unwrap_err().to_string().lines().count(), 1);
+        assert_eq!(said.to_string().lines().count(), 1);
     }
 }

@@ -4,13 +4,30 @@
 //! ② the same cases, small ones, on the simulator: how far card and simulator lie apart
 //! ③ the card's ceilings: a copy, a product of 8192 x 8192 in bf16 and in f32, by its own clock
 //! ④ each op's bench cases with their share of the roofline of ③
-//! ⑤ whole training steps: tokens a second and the share of the bf16 rate of ③ (and of a datasheet's, MFU, where known)
+//! ⑤ whole training steps on random tokens, as graphs and with launches one by one
+//! ⑥ a training run from shards: loss, tokens a second, share of the bf16 rate of ③ and of the datasheet's (MFU)
+//! ⑦ PyTorch at the same shapes on the same card, where the machine has it
 //!
-//! `gpu.json` holds all of it, `gpu.txt` the same for people. Beside it, `tools/compare_gpu.py` asks PyTorch the same
-//! shapes on the same card.
+//! `gpu.json` holds all of it, `gpu.txt` the same for people. On the simulator all of it runs at sizes of nothing: a test
+//! of the command.
+
+mod torch;
+mod training;
+
+pub use torch::Torch;
+pub use training::Training;
 
 use super::{ModelRow, step};
-use esker_kernels::{DeviceError, bench::OPS, device::Stream, harness, peak::Peaks, tensor::DType};
+use crate::run::TrainError;
+use esker_kernels::{
+    DeviceError,
+    bench::OPS,
+    device::{Kind, Stream},
+    gpu::Gpu,
+    harness,
+    peak::Peaks,
+    tensor::DType,
+};
 use serde::Serialize;
 use std::{
     fmt::Write as _,
@@ -33,8 +50,12 @@ pub struct GpuReport {
     pub ops: Vec<harness::Row>,
     /// Training steps.
     pub steps: Vec<ModelRow>,
-    /// How `share_of_peak` of a step is made.
+    /// A run from shards.
+    pub training: Training,
+    /// How shares of a step are made.
     pub mfu_formula: &'static str,
+    /// The same shapes in PyTorch.
+    pub torch: Torch,
 }
 
 /// Whether one op does on the device what it should.
@@ -58,6 +79,9 @@ pub enum GpuError {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The run failed.
+    #[error(transparent)]
+    Train(#[from] Box<TrainError>),
     /// The folder could not be written.
     #[error("{path}: {source}")]
     Write {
@@ -75,30 +99,30 @@ pub struct Extent {
     pub conform_most: f64,
     /// The same of ②.
     pub compare_most: f64,
-    /// Whether ④ and ⑤ run.
-    pub times: bool,
-    /// Seconds a step's shape runs for.
+    /// ④ to ⑥ take the smallest there is.
+    pub tiny: bool,
+    /// Seconds a shape of ⑤ runs for.
     pub seconds: f64,
+    /// Steps of ⑥.
+    pub steps: u64,
 }
 
 impl Extent {
     /// On a card.
-    pub const CARD: Extent = Extent { conform_most: f64::INFINITY, compare_most: 2e5, times: true, seconds: 5.0 };
+    pub const CARD: Extent =
+        Extent { conform_most: f64::INFINITY, compare_most: 2e5, tiny: false, seconds: 5.0, steps: 100 };
     /// On the simulator.
-    pub const SIM: Extent = Extent { conform_most: 2e3, compare_most: 0.0, times: false, seconds: 0.0 };
+    pub const SIM: Extent = Extent { conform_most: 2e3, compare_most: 5e2, tiny: true, seconds: 0.0, steps: 3 };
 }
 
 /// Rows of 1024 tokens in a step of the 124M shape.
 const ROWS: [usize; 2] = [4, 16];
-const MFU: &str =
-    "flops_per_token x tokens_per_s / bf16_flops_per_s, the rate measured here; flops_per_token as in `esker plan`";
+const MFU: &str = "flops_per_token x tokens_per_s / bf16 flops_per_s; measured: the rate of the product above; MFU: the \
+                   rate in the card's datasheet, dense; flops_per_token as `esker plan` prints it";
 
-/// Runs all of it on `s` and writes `gpu.json` and `gpu.txt` into `out`; `say` hears what is under way.
-pub fn gpu(s: &Stream, extent: Extent, out: &Path, mut say: impl FnMut(&str)) -> Result<GpuReport, GpuError> {
-    let device = match s {
-        Stream::Gpu(gpu) => gpu.name(),
-        Stream::Cpu(_) => "host".into(),
-    };
+/// Runs all of it on `gpu` and writes `gpu.json` and `gpu.txt` into `out`; `say` hears what is under way.
+pub fn gpu(gpu: &Gpu, extent: Extent, out: &Path, mut say: impl FnMut(&str)) -> Result<GpuReport, GpuError> {
+    let (s, device) = (&Stream::Gpu(gpu.clone()), gpu.name());
     say(&format!("ceilings of {device}"));
     let peaks = Peaks::measure(s)?;
     let mut conformance = Vec::new();
@@ -106,19 +130,23 @@ pub fn gpu(s: &Stream, extent: Extent, out: &Path, mut say: impl FnMut(&str)) ->
         say(&format!("conformance of {}", op.name));
         conformance.push(conform(s, op, extent)?);
     }
-    let (mut ops, mut steps) = (Vec::new(), Vec::new());
-    if extent.times {
-        for op in OPS {
-            say(&format!("bench of {}", op.name));
+    let mut ops = Vec::new();
+    for op in OPS {
+        say(&format!("bench of {}", op.name));
+        if extent.tiny {
+            ops.push(op.time_least(s, &peaks)?);
+        } else {
             op.time(s, &peaks, "", |row| ops.push(row))?;
         }
-        for (rows, dtype) in ROWS.iter().flat_map(|&rows| [(rows, DType::Bf16), (rows, DType::F32)]) {
-            say(&format!("steps of 124M parameters, {rows} rows, {dtype}"));
-            steps.push(step::of_124m(s, &peaks, rows, dtype, extent.seconds)?);
-        }
     }
+    let steps = steps(s, gpu, &peaks, extent, &mut say)?;
+    say(&format!("a run of {} steps from shards", extent.steps));
+    let kind = if gpu.is_sim() { Kind::Sim } else { Kind::Cuda };
+    let training = training::training(kind, &device, peaks, s.threads(), extent)?;
+    say("PyTorch");
+    let torch = torch::torch(out)?;
     let version = env!("CARGO_PKG_VERSION");
-    let report = GpuReport { version, device, peaks, conformance, ops, steps, mfu_formula: MFU };
+    let report = GpuReport { version, device, peaks, conformance, ops, steps, training, mfu_formula: MFU, torch };
     let json = serde_json::to_string_pretty(&report).expect("bench: a report is always JSON");
     let put = |name: &str, text: &str| {
         let path = out.join(name);
@@ -128,6 +156,33 @@ pub fn gpu(s: &Stream, extent: Extent, out: &Path, mut say: impl FnMut(&str)) ->
     put("gpu.json", &json)?;
     put("gpu.txt", &report.to_string())?;
     Ok(report)
+}
+
+/// Steps of each shape as graphs, and of the smallest in bf16 with launches one by one: what graphs are worth.
+fn steps(
+    s: &Stream,
+    gpu: &Gpu,
+    peaks: &Peaks,
+    extent: Extent,
+    say: &mut impl FnMut(&str),
+) -> Result<Vec<ModelRow>, DeviceError> {
+    let mut rows = Vec::new();
+    if extent.tiny {
+        rows.push(step::of_nothing(s, peaks, DType::Bf16)?);
+        return Ok(rows);
+    }
+    for (n, dtype) in ROWS.iter().flat_map(|&n| [(n, DType::Bf16), (n, DType::F32)]) {
+        say(&format!("steps of 124M parameters, {n} rows, {dtype}"));
+        rows.push(step::of_124m(s, peaks, n, dtype, extent.seconds)?);
+    }
+    say("steps with launches one by one");
+    gpu.use_graphs(false);
+    let single = step::of_124m(s, peaks, ROWS[0], DType::Bf16, extent.seconds);
+    gpu.use_graphs(true);
+    let mut single = single?;
+    single.case += " one by one";
+    rows.push(single);
+    Ok(rows)
 }
 
 fn conform(s: &Stream, op: &esker_kernels::bench::Entry, extent: Extent) -> Result<Conformance, DeviceError> {
@@ -190,7 +245,23 @@ impl std::fmt::Display for GpuReport {
                 100.0 * r.share_of_peak
             )?;
         }
-        writeln!(f, "\nshare of a step: {}", self.mfu_formula)
+        let t = &self.training;
+        writeln!(
+            f,
+            "run of {} steps of {} tokens from shards, {:.1} M parameters in {}: loss {:.3} to {:.3}, {} bits a byte",
+            t.steps,
+            t.step_tokens,
+            t.params as f64 / 1e6,
+            t.dtype,
+            t.losses.first().copied().unwrap_or(f64::NAN),
+            t.losses.last().copied().unwrap_or(f64::NAN),
+            t.bits_per_byte.map_or("-".into(), |bits| format!("{bits:.3}"))
+        )?;
+        let mfu = t.mfu.map_or("unknown".into(), |mfu| format!("{:.1} %", 100.0 * mfu));
+        let measured = 100.0 * t.share_of_measured;
+        writeln!(f, "  {:.0} tokens/s, {measured:.1} % of the measured rate, MFU {mfu}", t.tokens_per_s)?;
+        writeln!(f, "\nshare: {}\n", self.mfu_formula)?;
+        write!(f, "{}", self.torch)
     }
 }
 
@@ -198,15 +269,22 @@ impl std::fmt::Display for GpuReport {
 mod tests {
     use super::*;
 
+    /// The whole command, at sizes of nothing.
     #[test]
     fn the_report_is_written_and_says_what_conforms() {
-        let (s, out) = (Stream::sim(1).unwrap(), tempfile::tempdir().unwrap());
-        let report = gpu(&s, Extent::SIM, out.path(), |_| ()).unwrap();
+        let (device, out) = (Gpu::sim(1, false, 1).unwrap(), tempfile::tempdir().unwrap());
+        let report = gpu(&device, Extent::SIM, out.path(), |_| ()).unwrap();
         assert!(report.passes(), "{report}");
         assert!(report.conformance.iter().map(|c| c.cases).sum::<usize>() > 20);
+        assert!(report.conformance.iter().map(|c| c.compared).sum::<usize>() > 0);
+        // Two simulators differ in the order of warps, which no result may show.
+        assert!(report.conformance.iter().all(|c| c.from_simulator == 0.0), "{report}");
+        assert_eq!((report.ops.len(), report.steps.len(), report.training.losses.len()), (OPS.len(), 1, 3));
+        assert!(report.torch.skipped.is_some() || report.torch.found.is_some());
         let read = |name: &str| std::fs::read_to_string(out.path().join(name)).unwrap();
-        assert!(read("gpu.txt").contains("simulator"));
+        assert!(read("gpu.txt").contains("simulator") && read("compare_gpu.py").contains("scaled_dot_product"));
         let json: serde_json::Value = serde_json::from_str(&read("gpu.json")).unwrap();
         assert_eq!(json["conformance"].as_array().unwrap().len(), OPS.len());
+        assert!(json["training"]["losses"][2].as_f64().is_some_and(f64::is_finite));
     }
 }

@@ -3,8 +3,8 @@
 use super::{ModelRow, Row, llama, median_and_min};
 use crate::{
     bare,
-    masters::Masters,
     config::{Optim, OptimKind, Run},
+    masters::Masters,
     optim,
     state::State,
 };
@@ -54,6 +54,11 @@ pub fn steps(
 pub(super) fn of_124m(s: &Stream, peaks: &Peaks, rows: usize, dtype: DType, seconds: f64) -> Result<ModelRow> {
     let config = llama(50_257, 1024, 768, 12, 12, 2048);
     case(s, peaks, (&format!("gpt2-124M B{rows} T1024"), &config), (rows, 1024), dtype, seconds)
+}
+
+/// Steps of two layers of next to nothing: a test of the bench.
+pub(super) fn of_nothing(s: &Stream, peaks: &Peaks, dtype: DType) -> Result<ModelRow> {
+    case(s, peaks, ("nothing B2 T16", &llama(64, 16, 32, 2, 4, 48)), (2, 16), dtype, 0.0)
 }
 
 fn case(
@@ -133,10 +138,10 @@ fn tokens(run: &Run, t: u64) -> (Vec<u32>, Vec<u32>) {
 
 /// Tokens over, forward, backward, AdamW.
 fn step(s: &Stream, run: &Run, state: &mut State, (inputs, targets): (&[u32], &[u32]), t: u64) -> Result<()> {
-    let State { master, compute, grads, buffers, .. } = &mut *state;
-    s.upload_u32(inputs, &mut buffers.inputs)?;
-    s.upload_u32(targets, &mut buffers.targets)?;
+    s.upload_u32(inputs, &mut state.buffers.inputs)?;
+    s.upload_u32(targets, &mut state.buffers.targets)?;
     s.graph("step", 0, || {
+        let State { master, compute, grads, buffers, .. } = &mut *state;
         let (rows, scale) = (run.batch.micro_rows, 1.0 / inputs.len() as f32);
         esker_model::train_micro(s, &run.model, compute.as_ref().unwrap_or(master), grads, buffers, rows, scale)?;
         grads.join(s)?;

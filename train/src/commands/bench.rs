@@ -2,10 +2,7 @@
 
 use super::{Failure, print, print_json};
 use crate::{bench, cli};
-use esker_kernels::{
-    device::{Kind, Stream},
-    peak::Peaks,
-};
+use esker_kernels::{device::Stream, gpu::Gpu, peak::Peaks};
 
 pub fn run(args: cli::Bench) -> Result<(), Failure> {
     if args.what.as_deref() == Some("tokenize") {
@@ -52,12 +49,11 @@ pub fn run(args: cli::Bench) -> Result<(), Failure> {
 
 /// The card unless another device was named.
 fn gpu(args: &cli::Bench) -> Result<(), Failure> {
-    let (kind, extent) = match args.device {
-        cli::Device::Sim => (Kind::Sim, bench::Extent::SIM),
-        cli::Device::Cpu | cli::Device::Cuda => (Kind::Cuda, bench::Extent::CARD),
+    let (gpu, extent) = match args.device {
+        cli::Device::Sim => (Gpu::sim(1, false, args.threads)?, bench::Extent::SIM),
+        cli::Device::Cpu | cli::Device::Cuda => (Gpu::cuda(0, args.threads)?, bench::Extent::CARD),
     };
-    let stream = Stream::open(kind, args.threads)?;
-    let report = bench::gpu(&stream, extent, &args.out, |what| eprintln!("{what}"))?;
+    let report = bench::gpu(&gpu, extent, &args.out, |what| eprintln!("{what}"))?;
     if args.json {
         print_json(&report)?
     } else {

@@ -13,8 +13,8 @@ pub fn run(args: cli::Plan) -> Result<(), Failure> {
         Kind::Cpu => Plan::of(&run),
         // A plan for a card needs none: without a driver, nobody says how much it can give.
         kind => match Stream::open(kind, 1) {
-            Ok(Stream::Gpu(gpu)) => Plan::on_device(&run, Some(gpu.memory()?.0 as u64)),
-            Ok(Stream::Cpu(_)) | Err(DeviceError::NoDriver) => Plan::on_device(&run, None),
+            Ok(s) => Plan::on_device(&run, s.free_bytes()?.map(|free| free as u64)),
+            Err(DeviceError::NoDriver) => Plan::on_device(&run, None),
             Err(e) => return Err(e.into()),
         },
     };

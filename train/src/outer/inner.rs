@@ -115,8 +115,9 @@ impl Inner {
         }
         let scale = optim::clip(&self.run, norm);
         let lr = schedule::rate(&self.run.schedule, self.run.optim.lr, step, self.run.train.steps);
-        optim::update(&self.stream, &self.run, &mut self.state, lr, self.updates + 1, scale)?;
-        self.updates += 1;
+        let (s, t) = (Arc::clone(&self.stream), self.updates + 1);
+        s.graph("update", 0, || optim::update(&s, &self.run, &mut self.state, lr, t, scale))?;
+        self.updates = t;
         Ok(Some(sums.loss))
     }
 

@@ -22,8 +22,7 @@ impl Card {
     /// A graph of these launches, each after the one before.
     pub(in crate::gpu) fn build(&self, launches: &[Launch]) -> Result<Exec> {
         self.current()?;
-        let mut made =
-            Exec { context: self.context, graph: ptr::null_mut(), exec: ptr::null_mut(), nodes: Vec::new() };
+        let mut made = Exec { context: self.context, graph: ptr::null_mut(), exec: ptr::null_mut(), nodes: Vec::new() };
         call!(cuGraphCreate(&mut made.graph, 0))?;
         for launch in launches {
             let (mut node, before) = (ptr::null_mut(), made.nodes.last().copied());
@@ -52,11 +51,7 @@ impl Card {
     }
 
     /// Hands `f` what the driver wants to know of a node; it copies the arguments.
-    fn with_node(
-        &self,
-        launch: &Launch,
-        f: impl FnOnce(&sys::CUDA_KERNEL_NODE_PARAMS) -> Result<()>,
-    ) -> Result<()> {
+    fn with_node(&self, launch: &Launch, f: impl FnOnce(&sys::CUDA_KERNEL_NODE_PARAMS) -> Result<()>) -> Result<()> {
         let Launch { kernel, grid, args } = launch;
         let mut len = args.bytes().len();
         let mut extra = [

@@ -46,7 +46,25 @@ impl Side {
 pub(crate) struct Target {
     pub at: u64,
     pub dtype: DType,
-    pub put: Put,
+    /// What the product is added to, f32: c itself, another of its shape, or 0 for nothing.
+    pub added: u64,
+}
+
+impl Target {
+    pub fn new(at: u64, dtype: DType, put: Put) -> Target {
+        Target { at, dtype, added: if put == Put::Add { at } else { 0 } }
+    }
+
+    /// What is added to what was there already.
+    fn more(self) -> Target {
+        Target { added: self.at, ..self }
+    }
+
+    /// From byte `by` on.
+    fn from_byte(self, by: usize) -> Target {
+        let added = if self.added == 0 { 0 } else { self.added + by as u64 };
+        Target { at: self.at + by as u64, added, ..self }
+    }
 }
 
 /// The operand that `t` holds.
@@ -61,8 +79,14 @@ pub(super) fn product(gpu: &Gpu, form: Form, d: Dims, p: super::Product<'_>, gra
         Form::Nn => (side(p.a, d.k)?, side(p.b, d.n)?),
         Form::Tn => (side(p.a, d.m)?, side(p.b, d.n)?),
     };
-    let c = Target { dtype: p.c.dtype(), put: p.put, at: p.c.device_mut()? };
+    let c = Target::new(p.c.device_mut()?, p.c.dtype(), p.put);
     product_at(gpu, form, d, a, b, c, grain)
+}
+
+/// See [`super::onto`].
+pub(super) fn onto(gpu: &Gpu, d: Dims, p: super::Onto<'_>) -> Result<()> {
+    let c = Target { at: p.y.device_mut()?, dtype: DType::F32, added: p.x.device()? };
+    product_at(gpu, Form::Nt, d, side(p.a, d.k)?, side(p.b, d.k)?, c, 1)
 }
 
 /// [`product`] between addresses. Uses the scratch where an operand must be rounded.
@@ -101,11 +125,11 @@ fn rounding_a(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain
         let n = step.min(rows - from);
         convert_at(gpu, n * a.ld, a.at_row(from).at, a.dtype, rounded.at, DType::Bf16)?;
         if form == Form::Tn {
-            let put = if from > 0 { Put::Add } else { c.put };
-            mma(gpu, form, Dims { k: n, ..d }, rounded, b.at_row(from), Target { put, ..c }, grain)?;
+            let c = if from > 0 { c.more() } else { c };
+            mma(gpu, form, Dims { k: n, ..d }, rounded, b.at_row(from), c, grain)?;
         } else {
-            let at = c.at + (from * d.n * c.dtype.bytes()) as u64;
-            mma(gpu, form, Dims { m: n, ..d }, rounded, b, Target { at, ..c }, grain)?;
+            let c = c.from_byte(from * d.n * c.dtype.bytes());
+            mma(gpu, form, Dims { m: n, ..d }, rounded, b, c, grain)?;
         }
     }
     Ok(())
@@ -128,8 +152,8 @@ fn mma(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize
     for from in (0..d.k).step_by(step) {
         let (a, b) = if from > 0 { (a.at_row(from), b.at_row(from)) } else { (a, b) };
         let args = Args::new().address(a.at).int(a.ld).int(d.m).address(b.at).int(b.ld).int(d.n);
-        let to = Target { put: if from > 0 { Put::Add } else { c.put }, ..c };
-        let args = args.address(c.at).address(added(to)).int(step.min(d.k - from)).flag(c.dtype == DType::Bf16);
+        let c = if from > 0 { c.more() } else { c };
+        let args = args.address(c.at).address(c.added).int(step.min(d.k - from)).flag(c.dtype == DType::Bf16);
         gpu.launch(kernel("matmul_mma", name), grid, &args)?;
     }
     Ok(())
@@ -150,11 +174,6 @@ pub(super) fn gated(gpu: &Gpu, d: Dims, p: super::Gated<'_>) -> Result<()> {
     gpu.launch(kernel("matmul_mma", "matmul_mma_gated"), grid, &args.address(p.h.device_mut()?).int(d.k))
 }
 
-/// What a product is added to: c itself, or nothing.
-fn added(c: Target) -> u64 {
-    if c.put == Put::Add { c.at } else { 0 }
-}
-
 fn plain(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usize, rounded: bool) -> Result<()> {
     // How far one goes in an operand for the next row of c (or column), and for the next k.
     let by_k = |s: Side| (s.ld, 1);
@@ -167,9 +186,35 @@ fn plain(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain: usi
     let operand = |args: Args, s: Side, steps: (usize, usize)| {
         args.address(s.at).long(steps.0).long(steps.1).flag(s.dtype == DType::Bf16).flag(rounded)
     };
-    let args = operand(operand(Args::new(), a, a_steps), b, b_steps).address(c.at).address(added(c));
+    let args = operand(operand(Args::new(), a, a_steps), b, b_steps).address(c.at).address(c.added);
     let grain = if form == Form::Tn { grain.max(1) } else { d.k.max(1) };
     let args = args.int(d.m).int(d.n).int(d.k).int(grain).flag(c.dtype == DType::Bf16);
     let blocks = [d.n.div_ceil(64) as u32, d.m.div_ceil(64) as u32, 1];
     gpu.launch(kernel("matmul_plain", "matmul_plain"), Grid { blocks, threads: 256, shared: 0 }, &args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{device::Stream, harness::draw, ops::matmul};
+
+    /// One pass or two: the same bits, on tensor cores and off them.
+    #[test]
+    fn a_product_onto_the_residual_stream_is_a_copy_and_a_product() {
+        let s = Stream::sim(1).unwrap();
+        let d = Dims { m: 5, n: 40, k: 24 };
+        let made = |dtype, seed, shape: [usize; 2]| {
+            let mut t = Tensor::alone(&s, dtype, shape).unwrap();
+            t.set(&draw(seed, shape[0] * shape[1]));
+            t
+        };
+        for dtypes in [[DType::Bf16; 2], [DType::F32; 2], [DType::F32, DType::Bf16]] {
+            let (a, b, x) = (made(dtypes[0], 1, [5, 24]), made(dtypes[1], 2, [40, 24]), made(DType::F32, 3, [5, 40]));
+            let [mut one, mut two] = [4, 5].map(|seed| made(DType::F32, seed, [5, 40]));
+            matmul::onto(&s, d, matmul::Onto { a: &a, b: &b, x: &x, y: &mut one }, matmul::nt).unwrap();
+            s.copy(&x, &mut two, 200).unwrap();
+            matmul::nt(&s, d, matmul::Product { a: &a, b: &b, c: &mut two, put: Put::Add }).unwrap();
+            assert_eq!(one.bytes(), two.bytes(), "{dtypes:?}");
+        }
+    }
 }

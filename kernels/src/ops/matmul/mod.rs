@@ -148,6 +148,32 @@ pub fn gated(s: &Stream, d: Dims, p: Gated<'_>, product: ByRows) -> Result<()> {
     swiglu::forward(s, swiglu::Dims { rows: d.m, cols: d.n }, swiglu::Forward { g, u, h })
 }
 
+/// Arguments of [`onto`].
+#[derive(Debug)]
+pub struct Onto<'a> {
+    /// `[m, k]`
+    pub a: &'a Tensor,
+    /// `[n, k]`
+    pub b: &'a Tensor,
+    /// `[m, n]` f32
+    pub x: &'a Tensor,
+    /// `[m, n]` f32, set to x + a·bᵀ
+    pub y: &'a mut Tensor,
+}
+
+/// A product that joins the residual stream. On a device it is one pass, with the bits of a copy and a product that adds;
+/// elsewhere it is these two, and `product` says which form the second takes.
+pub fn onto(s: &Stream, d: Dims, p: Onto<'_>, product: ByRows) -> Result<()> {
+    let Onto { a, b, x, y } = p;
+    check("onto", d, &Product { a, b, c: &mut *y, put: Put::Add });
+    assert!(x.len() >= d.m * d.n && x.dtype() == DType::F32, "matmul onto: x has {} elements, {d:?}", x.len());
+    if let Stream::Gpu(device) = s {
+        return gpu::onto(device, d, Onto { a, b, x, y });
+    }
+    s.copy(x, y, d.m * d.n)?;
+    product(s, d, Product { a, b, c: y, put: Put::Add })
+}
+
 fn check(form: &str, d: Dims, p: &Product<'_>) {
     assert!(p.a.len() >= d.m * d.k, "matmul {form}: a has {} elements, {d:?}", p.a.len());
     assert!(p.b.len() >= d.n * d.k, "matmul {form}: b has {} elements, {d:?}", p.b.len());

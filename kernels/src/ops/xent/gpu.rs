@@ -43,9 +43,9 @@ pub(super) fn train(gpu: &Gpu, d: Dims, a: Train<'_>, grain: usize) -> Result<()
                     Side { at: z, dtype: DType::F32, ld }
                 };
                 let to = dn + (row * d.cols * dn_dtype.bytes()) as u64;
-                let to = Target { at: to, dtype: dn_dtype, put: Put::Set };
+                let to = Target::new(to, dn_dtype, Put::Set);
                 product_at(gpu, Form::Nn, matmul::Dims { m: rows, n: d.cols, k: d.vocab }, g, w, to, 1)?;
-                let to = Target { at: dw, dtype: DType::F32, put: Put::Add };
+                let to = Target::new(dw, DType::F32, Put::Add);
                 let dims = matmul::Dims { m: d.vocab, n: d.cols, k: rows };
                 product_at(gpu, Form::Tn, dims, g, n.at_row(row), to, rows)?;
             }
@@ -55,7 +55,7 @@ pub(super) fn train(gpu: &Gpu, d: Dims, a: Train<'_>, grain: usize) -> Result<()
 }
 
 fn logits(gpu: &Gpu, d: Dims, rows: usize, n: Side, w: Side, z: u64) -> Result<()> {
-    let to = Target { at: z, dtype: DType::F32, put: Put::Set };
+    let to = Target::new(z, DType::F32, Put::Set);
     product_at(gpu, Form::Nt, matmul::Dims { m: rows, n: d.vocab, k: d.cols }, n, w, to, 1)
 }
 
