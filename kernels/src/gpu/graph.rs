@@ -88,10 +88,9 @@ impl Recorder {
         outermost
     }
 
-    /// Ends the section; launches that were noted since the last cut are forgotten.
+    /// Ends the section, after a cut.
     pub fn close(&mut self) {
         self.open = None;
-        self.noted.clear();
     }
 
     /// Notes a launch if a section is open.

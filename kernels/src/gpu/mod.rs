@@ -389,7 +389,7 @@ impl Gpu {
     }
 
     fn engine(&self) -> MutexGuard<'_, Engine> {
-        // A panic of an op leaves what was noted; the section's end forgets it.
+        // A panic of an op leaves what was noted; the section's end hands it over.
         self.0.engine.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -407,16 +407,26 @@ impl Gpu {
         section: Section,
         f: impl FnOnce() -> std::result::Result<R, E>,
     ) -> std::result::Result<R, E> {
+        // Also where `f` fails: what was noted would have been launched, and another thread may have noted some of it.
         struct Opened<'a>(&'a Gpu);
-        impl Drop for Opened<'_> {
-            fn drop(&mut self) {
-                self.0.engine().recorder.close();
+        impl Opened<'_> {
+            fn close(&self) -> Result<()> {
+                let mut engine = self.0.engine();
+                let cut = engine.recorder.cut(&self.0.0.device);
+                engine.recorder.close();
+                cut
             }
         }
-        let _opened = self.engine().recorder.open(section).then(|| Opened(self));
+        impl Drop for Opened<'_> {
+            fn drop(&mut self) {
+                // The error that counts is that of `f`.
+                let _ = self.close();
+            }
+        }
+        let opened = self.engine().recorder.open(section).then(|| Opened(self));
         let done = f()?;
-        if _opened.is_some() {
-            drop(self.settled()?);
+        if let Some(opened) = opened {
+            std::mem::ManuallyDrop::new(opened).close()?;
         }
         Ok(done)
     }

@@ -61,7 +61,7 @@ impl Target {
     }
 
     /// From byte `by` on.
-    fn from_byte(self, by: usize) -> Target {
+    fn at_byte(self, by: usize) -> Target {
         let added = if self.added == 0 { 0 } else { self.added + by as u64 };
         Target { at: self.at + by as u64, added, ..self }
     }
@@ -128,7 +128,7 @@ fn rounding_a(gpu: &Gpu, form: Form, d: Dims, a: Side, b: Side, c: Target, grain
             let c = if from > 0 { c.more() } else { c };
             mma(gpu, form, Dims { k: n, ..d }, rounded, b.at_row(from), c, grain)?;
         } else {
-            let c = c.from_byte(from * d.n * c.dtype.bytes());
+            let c = c.at_byte(from * d.n * c.dtype.bytes());
             mma(gpu, form, Dims { m: n, ..d }, rounded, b, c, grain)?;
         }
     }
