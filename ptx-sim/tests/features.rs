@@ -283,7 +283,8 @@ fn wgmma_out_of_bounds_is_told() {
         let shape = Shape { grid: [1; 3], block: 128, shared: 0 };
         let e = run(&ptx, "k", &mut m, &shape, &Params::default().ptr(p), seed).unwrap_err();
         assert!(matches!(*e.kind, FaultKind::OutOfBounds { what: "wgmma", .. }), "{e}");
-        let e = run(&ptx.replace("wgmma.fence.sync.aligned;", ""), "k", &mut m, &shape, &Params::default().ptr(p), seed);
+        let e =
+            run(&ptx.replace("wgmma.fence.sync.aligned;", ""), "k", &mut m, &shape, &Params::default().ptr(p), seed);
         assert!(matches!(*e.unwrap_err().kind, FaultKind::Misuse(_)));
     }
 }
