@@ -124,8 +124,9 @@ pub fn several(command: cli::Peers) -> Result<(), Failure> {
     let mut text = String::new();
     if let (Some(nll), Some(alone), Some(worse)) = (outcome.nll, outcome.alone.nll, outcome.worse()) {
         text = format!(
-            "\nvalidation   {nll:.4} nats with {n} owners in {:.0} s\n             {alone:.4} nats with one in {:.0} s: {:+.2} %\nroots        equal after every round\n",
+            "\nvalidation   {nll:.4} nats with {n} owners in {:.0} s\n             {alone:.4} nats with one, its batch that of all, its learning rate {:.1e}, in {:.0} s: {:+.2} %\nroots        equal after every round\n",
             outcome.seconds,
+            outcome.alone.lr,
             outcome.alone_seconds,
             100.0 * worse
         );

@@ -274,27 +274,34 @@ fn row(lines: &[Vec<super::peer::Line>], round: u64, begin: Instant) -> Result<O
 /// What one owner comes to with the tokens of all: mean training loss of each round, and the loss at the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Alone {
+    /// Its highest learning rate.
+    pub lr: f64,
     /// A round's steps each.
     pub losses: Vec<f64>,
     /// Loss on the validation set.
     pub nll: Option<f64>,
 }
 
-/// The same tokens by one owner: as many steps at the same learning rates, each on the batch of all. That is plain AdamW,
-/// data-parallel: what the owners would come to if every gradient crossed the network, whole, at every step. So the
-/// difference is what rounds, sparse updates and two bits cost. More steps on the batch of one owner would be a longer
-/// training, not the same one.
+/// The same tokens by one owner: as many steps, each on the batch of all. That is plain AdamW, data-parallel: what the
+/// owners would come to if every gradient crossed the network, whole, at every step. So the difference is what rounds,
+/// sparse updates and two bits cost. More steps on the batch of one owner would be a longer training, not the same one.
+///
+/// Its learning rate is `lr / √n`. AdamW divides a gradient by its own size, noise and all: an owner's noise is √n times
+/// that of the batch of all, so what the mean of n owners moves by is as much shorter, and the rate that suits them is
+/// as much higher (the square-root rule: Malladi et al. 2022, arXiv:2205.10287). At the owners' own rate one owner fares
+/// worse; `train/benches/record/sparseloco` has both.
 fn alone(run: &Run, n: usize, opened: &Opened) -> Result<Alone, PeersError> {
     let outer = run.shared()?.clone();
     let single = run.varied(|file| {
         (file.outer, file.peers) = (None, None);
+        file.optim.lr /= (n as f64).sqrt();
         file.batch.tokens_per_step *= n;
         file.batch.virtual_ranks = if n.is_power_of_two() { n } else { 1 };
         file.train.threads = 0;
     });
     let refused = || PeersError::Spec { name: run.name.clone(), why: format!("a batch of {n} owners' is none") };
     let single = single.ok_or_else(refused)?;
-    let stream = Stream::cpu(0).map_err(OuterError::from)?;
+    let (stream, lr) = (Stream::cpu(0).map_err(OuterError::from)?, single.optim.lr);
     let mut inner = Inner::open(Arc::new(stream), single, opened)?;
     let mut losses = Vec::new();
     for round in 0..run.rounds(&outer) {
@@ -302,7 +309,7 @@ fn alone(run: &Run, n: usize, opened: &Opened) -> Result<Alone, PeersError> {
         let trained = inner.train(first, steps, first * inner.run.rows_per_step() as u64)?;
         losses.push(trained.ok_or(OuterError::Diverged { round, step: first })?.loss);
     }
-    Ok(Alone { losses, nll: inner.score(run.train.steps)?.map(|v| v.nll) })
+    Ok(Alone { lr, losses, nll: inner.score(run.train.steps)?.map(|v| v.nll) })
 }
 
 /// The packed corpus of the run for one of its owners.
