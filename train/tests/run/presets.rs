@@ -1,7 +1,9 @@
 //! Every file in configs/ parses, plans anywhere, and weighs what it should.
 
+use esker_kernels::ops::chunk_topk::{Codec, Spec};
 use esker_kernels::tensor::Class;
 use esker_train::config::{self, Run};
+use esker_train::outer::Layout;
 use esker_train::plan::Plan;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -80,5 +82,16 @@ fn an_effective_file_gives_the_same_run() {
         let again = config::parse(&run.to_toml(), name, &[]).unwrap();
         assert_eq!(again, run);
         assert_eq!(again.hash(), run.hash());
+    }
+}
+
+#[test]
+fn updates_are_as_short_as_published() {
+    // 64 of 4096 values: 14 bits each, or 10, and what stands before them. Small models have more of that.
+    for name in ["stories110M-cpu", "sparseloco-512M-cpu", "llama-3.1-8B-cpu", "covenant-72B-cpu"] {
+        let model = load(name).model;
+        let times = |codec| Layout::new(&model, Spec { k: 64, codec }).compression();
+        assert!(times(Codec::Reference) >= 146.0, "{name}: {}", times(Codec::Reference));
+        assert!(times(Codec::Compact) >= 200.0, "{name}: {}", times(Codec::Compact));
     }
 }
