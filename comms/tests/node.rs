@@ -25,10 +25,10 @@ fn start(n: u8, roles: u8, spec: &Arc<RunSpec>, root: &Path, join: &[SocketAddr]
         join: join.to_vec(),
         token: None,
         way,
-        log: Box::new(move |at, event| {
+        log: Box::new(move |timed| {
             // `ESKER_TEST_LOG=1` shows what each process logs.
             if std::env::var_os("ESKER_TEST_LOG").is_some() {
-                println!("{at} {n}: {event:?}");
+                println!("{} {n}: {:?}", timed.at, timed.line);
             }
         }),
     };

@@ -2,6 +2,7 @@
 
 pub mod data;
 pub mod fetch;
+pub mod peers;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esker_kernels::{device, tensor::DType};
@@ -152,16 +153,17 @@ Examples:
     /// Take part in a run that several owners share
     #[command(after_help = "\
 A key is made at the first start and kept in the folder with all that a restart needs. Everybody runs the same FILE, whose
-[peers] names the keys of those who validate. ROLE is peer, validator, seeder, bootstrap, observer or all, or several by
-comma; whoever has a validator's key validates whatever it says.
+[peers] names the keys of those who validate (`esker peers key` prints one). ROLE is peer, validator, seeder, bootstrap,
+observer or all, or several by comma; whoever has a validator's key validates whatever it says. What it sees and does is
+kept in the folder's events, which `esker replay` reads.
 
 Examples:
   esker peer run.toml --role all --listen 0.0.0.0:7700
   esker peer run.toml --join 203.0.113.5:7700 --page 127.0.0.1:9600")]
-    Peer(Peer),
-    /// Several owners on one machine
+    Peer(peers::Peer),
+    /// Several owners on one machine; keys and invitations
     #[command(subcommand)]
-    Peers(Peers),
+    Peers(peers::Peers),
     /// Compare ways for owners to share a run: loss against bytes and time, on one small model
     #[command(after_help = "\
 WHICH is sparseloco (DDP, DiLoCo, DeMo and SparseLoCo, then a sweep for each setting of SparseLoCo), tuning (learning
@@ -172,11 +174,16 @@ Examples:
   esker study sparseloco
   esker study liars --out liars --jobs 1")]
     Study(Study),
-    /// Show what this machine has and what it reaches
+    /// Show what this machine has and what it reaches, or what stands between it and a shared run
     #[command(after_help = "\
-Example:
-  esker doctor")]
-    Doctor(Doctor),
+With --join a line each says how the processes there are reached, their clock and protocol, the line's rate, what
+translates addresses on the way, and the disk under --dir; it ends with 1 where one of them is bad. The key is a fresh
+one, so a process that runs on this machine is not disturbed.
+
+Examples:
+  esker doctor
+  esker doctor --join 203.0.113.5:7700 --dir runs")]
+    Doctor(peers::Doctor),
     /// Play the peers' protocol in virtual time: churn, crashes, partitions, liars
     #[command(after_help = "\
 The same machines as of a real run, signatures and all, around a tiny state. Ends with 1 where a promise was broken: one
@@ -186,14 +193,24 @@ of validators lives. The same seed plays the same history.
 Examples:
   esker sim --peers 1000 --rounds 100 --churn 0.2 --liars 0.03 --seed 1
   esker sim --peers 20 --rounds 30 --kills 3 --partition 5 10")]
-    Sim(Sim),
+    Sim(peers::Sim),
+    /// Walk through the event log of a process of a shared run
+    #[command(after_help = "\
+PATH is the folder of a peer, or one file of its events. Shows each round (when it was decided, how long training, the
+wait and the fold took, what counted, the root), messages by kind, and what went wrong. With --lines, every line.
+
+Examples:
+  esker replay runs/peers-quickstart-peer
+  esker replay runs/peers-quickstart-peer --lines --round 12
+  esker replay runs/peers-quickstart-peer/events/00003.log --json")]
+    Replay(peers::Replay),
     /// Show in the terminal what a process of a shared run is doing
     #[command(after_help = "\
 ADDR is where the process shows its page (its --page). The same, and more, is at http://ADDR/ and http://ADDR/metrics.
 
 Example:
   esker watch 127.0.0.1:9600")]
-    Watch(Watch),
+    Watch(peers::Watch),
 }
 
 /// `esker train`.
@@ -238,69 +255,6 @@ impl Device {
             Device::Sim => device::Kind::Sim,
         }
     }
-}
-
-/// `esker peer`.
-#[derive(Debug, Args)]
-pub struct Peer {
-    /// Config of the run (TOML), the same for all owners
-    pub file: PathBuf,
-    /// Override a key of the config, as train.threads=4; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Whom to dial first; may be repeated
-    #[arg(long, value_name = "IP:PORT")]
-    pub join: Vec<std::net::SocketAddr>,
-    /// What this process does
-    #[arg(long, default_value = "peer", value_name = "ROLE")]
-    pub role: String,
-    /// Where to listen; port 0 takes any that is free
-    #[arg(long, default_value = "0.0.0.0:0", value_name = "IP:PORT")]
-    pub listen: std::net::SocketAddr,
-    /// Folder of key, state and updates; left out, NAME-peer in --out
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Folder in which that is made
-    #[arg(long, default_value = "runs", value_name = "DIR")]
-    pub out: PathBuf,
-    /// Show a page, /status.json and Prometheus' /metrics here, as 127.0.0.1:9600; `esker watch` reads it
-    #[arg(long, value_name = "IP:PORT")]
-    pub page: Option<std::net::SocketAddr>,
-    /// Seconds to go on serving others after the last round
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
-    pub linger: u64,
-    /// Print a JSON object a line
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `esker peers`.
-#[derive(Debug, Subcommand)]
-pub enum Peers {
-    /// Train with several owners as processes over QUIC on loopback, then with one owner, and compare
-    #[command(after_help = "\
-Example:
-  esker peers local --n 4 configs/peers-quickstart.toml")]
-    Local(PeersLocal),
-}
-
-/// `esker peers local`.
-#[derive(Debug, Args)]
-pub struct PeersLocal {
-    /// Config of the run (TOML), with its sections outer and peers
-    pub file: PathBuf,
-    /// Owners
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub n: u16,
-    /// Override a key of the config, as outer.k=128; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Folder in which run folders are made
-    #[arg(long, default_value = "runs", value_name = "DIR")]
-    pub out: PathBuf,
-    /// Print the outcome as one JSON object; the table goes to stderr
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `esker study`.
@@ -603,66 +557,6 @@ pub struct Bench {
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
-}
-
-/// `esker doctor`.
-#[derive(Debug, Args)]
-pub struct Doctor {
-    /// Threads; 0 takes every core
-    #[arg(long, default_value_t = 0)]
-    pub threads: usize,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `esker watch`.
-#[derive(Debug, Args)]
-pub struct Watch {
-    /// Where the process shows its page, as 127.0.0.1:9600
-    #[arg(value_name = "ADDR")]
-    pub addr: std::net::SocketAddr,
-    /// Print once and end, as where stdout is no terminal
-    #[arg(long)]
-    pub once: bool,
-}
-
-/// `esker sim`.
-#[derive(Debug, Args)]
-pub struct Sim {
-    /// Peers that train
-    #[arg(long, default_value_t = 70)]
-    pub peers: usize,
-    /// Validators beside them
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub validators: u8,
-    /// Rounds
-    #[arg(long, default_value_t = 100)]
-    pub rounds: u64,
-    /// Share of peers that leave in a round, and are replaced
-    #[arg(long, default_value_t = 0.0)]
-    pub churn: f64,
-    /// Share of peers that lie
-    #[arg(long, default_value_t = 0.0)]
-    pub liars: f64,
-    /// Kills a round, each followed by a start from disk; validators too
-    #[arg(long, default_value_t = 0.0)]
-    pub kills: f64,
-    /// 1: peers train on while updates are exchanged
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
-    pub delay: u8,
-    /// Share of messages that are lost and sent again
-    #[arg(long, default_value_t = 0.001)]
-    pub loss: f64,
-    /// Halves the peers from one round to another
-    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
-    pub partition: Vec<u64>,
-    /// Updates that count in a round
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2048))]
-    pub contributors: u32,
-    /// Seed of everything
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
 }
 
 /// Arithmetic a user may ask for.

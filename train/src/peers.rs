@@ -2,11 +2,15 @@
 //!
 //! [`crate::outer`] is an owner's part of a round as a library, `esker_comms::node` a process that agrees with others on
 //! what counts. This joins them: [`spec`] writes down what all must agree on, [`work`] is the owner as the node wants it,
-//! [`peer`] one process, [`local`] several on one machine, [`page`] what came of it.
+//! [`peer`] one process, [`local`] several on one machine, [`page`] what came of it. [`events`] is what a process keeps
+//! of its days, [`replay`] reads it; [`invite`] lets a guest in.
 
+pub mod events;
+pub mod invite;
 pub mod local;
 pub mod page;
 pub mod peer;
+pub mod replay;
 pub mod spec;
 pub mod work;
 
@@ -14,6 +18,7 @@ use crate::folder::FolderError;
 use crate::live::LiveError;
 use crate::outer::OuterError;
 use crate::source::SourceError;
+use esker_comms::blob::bucket::BucketError;
 use esker_comms::node::NodeError;
 use esker_comms::{KeyError, PeerId};
 use serde::{Deserialize, Serialize};
@@ -39,16 +44,33 @@ pub struct Peers {
     pub retry_s: f64,
     /// How updates travel.
     pub route: Route,
+    /// Who may take part.
+    pub admission: Admission,
 }
 
-/// How updates travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Who may take part: `"open"`, `{ invite = KEY }` or `{ allow = [KEY, ..] }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    /// Whoever comes.
+    Open,
+    /// Who shows an invitation signed by this key; `esker peers invite` makes one. Validators need none.
+    Invite(PeerId),
+    /// These, validators that train among them.
+    Allow(Vec<PeerId>),
+}
+
+/// How updates travel: `"mesh"`, `"seeded"` or `{ bucket = URL }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Route {
     /// From their makers and from each other.
     Mesh,
     /// Pushed once to a seeder, who gives them to the others: for owners with a slow line.
     Seeded,
+    /// Written once to a bucket, and read from there: a folder that all mount, or s3://, gs:// or az:// in builds with
+    /// `--features bucket`.
+    Bucket(String),
 }
 
 impl Peers {
@@ -67,8 +89,16 @@ impl Peers {
         for (key, value, least) in seconds {
             within((least..=86_400.0).contains(&value), key, format!("{value}; from {least} to 86400 seconds"))?;
         }
-        let ascend = self.validators.windows(2).all(|pair| pair[0] < pair[1]);
-        within(ascend, "validators", "each once, in ascending order".into())
+        let ascend = |keys: &[PeerId]| keys.windows(2).all(|pair| pair[0] < pair[1]);
+        within(ascend(&self.validators), "validators", "each once, in ascending order".into())?;
+        if let Admission::Allow(peers) = &self.admission {
+            let listed = !peers.is_empty() && ascend(peers);
+            within(listed, "admission.allow", "at least one key, each once, in ascending order".into())?;
+        }
+        if let Route::Bucket(url) = &self.route {
+            within(!url.is_empty(), "route.bucket", "a folder, or an s3://, gs:// or az:// URL".into())?;
+        }
+        Ok(())
     }
 }
 
@@ -94,6 +124,17 @@ pub enum PeersError {
     /// The page.
     #[error(transparent)]
     Live(#[from] LiveError),
+    /// The bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// An invitation to a run that asks for none, or from a key whose invitations it does not take.
+    #[error("{name}: peers.admission takes no invitation of {ours}; it has to be {{ invite = \"{ours}\" }}")]
+    NoInvitations {
+        /// The run.
+        name: String,
+        /// The key at hand.
+        ours: PeerId,
+    },
     /// The configuration is not of a run over the network.
     #[error("{name}: has no section [peers], so nobody is there to decide; see configs/peers-quickstart.toml")]
     NoPeers {

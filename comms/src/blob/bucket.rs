@@ -37,6 +37,14 @@ pub enum BucketError {
         /// Where.
         at: u64,
     },
+    /// No bucket can be had by that name.
+    #[error("bucket {url:?}: {why}")]
+    Name {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The bucket's service or disk failed.
     #[error("bucket, {key}: {why}")]
     Service {
@@ -62,6 +70,29 @@ pub trait Objects: Send + Sync {
 
     /// Whether there is such an object.
     fn has<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<bool, BucketError>>;
+}
+
+/// The bucket that `url` names: a folder (`file:///mnt/run`, or a path), or with the feature `bucket` `s3://BUCKET/PREFIX`,
+/// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, with credentials from the environment as those services' own tools
+/// read them (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
+///
+/// # Errors
+/// [`BucketError::Name`] for a scheme that this build does not speak, or settings that do not go together.
+pub fn open(url: &str) -> Result<Arc<dyn Objects>, BucketError> {
+    match url.split_once("://") {
+        None => Ok(Arc::new(Folder::new(url))),
+        Some(("file", path)) => Ok(Arc::new(Folder::new(path))),
+        #[cfg(feature = "bucket")]
+        Some((scheme @ ("s3" | "gs" | "az"), rest)) => remote::open(url, scheme, rest),
+        Some((scheme, _)) => {
+            let known = if cfg!(feature = "bucket") {
+                "s3, gs, az and file"
+            } else {
+                "file; s3, gs and az with --features bucket"
+            };
+            Err(BucketError::Name { url: url.into(), why: format!("{scheme:?} is not spoken here: {known}") })
+        }
+    }
 }
 
 /// Bytes of one range.
@@ -215,6 +246,22 @@ mod remote {
     use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
 
     use super::{Arc, Boxed, BucketError, Objects, Range};
+
+    /// The service behind a URL's scheme.
+    pub(super) fn open(url: &str, scheme: &str, rest: &str) -> Result<Arc<dyn Objects>, BucketError> {
+        use object_store::{aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder};
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let name = |why: String| BucketError::Name { url: url.into(), why };
+        if bucket.is_empty() {
+            return Err(name("it names no bucket".into()));
+        }
+        let store: Result<Arc<dyn ObjectStore>, Error> = match scheme {
+            "s3" => AmazonS3Builder::from_env().with_bucket_name(bucket).build().map(|s| Arc::new(s) as _),
+            "gs" => GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build().map(|s| Arc::new(s) as _),
+            _ => MicrosoftAzureBuilder::from_env().with_container_name(bucket).build().map(|s| Arc::new(s) as _),
+        };
+        Ok(Arc::new(Remote::new(store.map_err(|e| name(e.to_string()))?, prefix)))
+    }
 
     /// A bucket of S3, Google Cloud Storage, Azure, or anything else that object_store speaks to.
     pub struct Remote {

@@ -21,7 +21,8 @@ use crate::net::{Config, Event, Net, NetError};
 use crate::{Hash, Key, PeerId};
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Grade {
     /// As it should be.
     Good,
@@ -32,7 +33,7 @@ pub enum Grade {
 }
 
 /// One line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// What was looked at: `reach`, `clock`, `version`, `nat`, `rate`, `disk`.
     pub what: &'static str,

@@ -23,6 +23,7 @@ use crate::blob::serve::serve;
 use crate::blob::{BLOB_MAX, Fetcher, Priority, Route, Store};
 use crate::net::{Event as NetEvent, Inbox, Net, clock_ms};
 use crate::round::admit::BySpec;
+use crate::round::log::{Line, Timed, of_fact, of_order};
 use crate::round::{Event, Fact, Machine, Order, Record, Recovered, Time, Urgency, Want, Whom};
 use crate::state::Tree;
 use crate::wire::{Body, Message};
@@ -98,7 +99,7 @@ pub async fn run(
             () = sleep_until(driver.start + wake) => {
                 let now = driver.now();
                 driver.wakes = driver.wakes.split_off(&(now + 1));
-                driver.machine.step(now, Fact::Tick, &mut orders);
+                driver.step(now, Fact::Tick, &mut orders);
             }
         }
     };
@@ -271,7 +272,19 @@ impl Driver {
                 }
             },
         };
+        self.step(now, fact, orders);
+    }
+
+    fn step(&mut self, now: Time, fact: Fact, orders: &mut Vec<Order>) {
+        self.note(of_fact(&fact));
         self.machine.step(now, fact, orders);
+    }
+
+    /// Keeps a line in the event log.
+    fn note(&mut self, line: Option<Line>) {
+        if let Some(line) = line {
+            (self.log)(&Timed { at: clock_ms(), line });
+        }
     }
 
     fn take(&mut self, news: News, orders: &mut Vec<Order>) -> Result<(), NodeError> {
@@ -298,7 +311,7 @@ impl Driver {
             }
             News::Broken(e) => return Err(e),
         };
-        self.machine.step(now, fact, orders);
+        self.step(now, fact, orders);
         Ok(())
     }
 
@@ -324,6 +337,7 @@ impl Driver {
     }
 
     fn order(&mut self, order: Order) -> Result<(), NodeError> {
+        self.note(of_order(&order));
         match order {
             // A link that is gone is a fact that the machine is about to hear.
             Order::Send { to, msg } => drop(self.net.send(to, msg.bytes())),
@@ -375,10 +389,7 @@ impl Driver {
             }
             Order::Persist(record) => self.journal.append(&record)?,
             Order::Wake(at) => drop(self.wakes.insert(at)),
-            Order::Log(event) => {
-                self.board.event(&event);
-                (self.log)(clock_ms(), &event);
-            }
+            Order::Log(event) => self.board.event(&event),
         }
         Ok(())
     }

@@ -24,7 +24,8 @@ use tokio::sync::Notify;
 use crate::blob::bucket::Objects;
 use crate::blob::{BLOB_MAX, StoreError};
 use crate::net::NetError;
-use crate::round::{Event, Expect, Part, Sound};
+use crate::round::log::Timed;
+use crate::round::{Expect, Part, Sound};
 use crate::wire::Reason;
 use crate::{Hash, Key, PeerId, RunSpec, Signature};
 
@@ -164,8 +165,8 @@ pub enum Way {
     Bucket(Arc<dyn Objects>),
 }
 
-/// Takes what happens, with the time in milliseconds since 1970.
-pub type Log = Box<dyn FnMut(u64, &Event) + Send>;
+/// Takes what happens, a line each, with the time in milliseconds since 1970. It is called on the driver's thread.
+pub type Log = Box<dyn FnMut(&Timed) + Send>;
 
 /// What a process is told at its start.
 pub struct Setup {

@@ -311,7 +311,7 @@ mod tests {
             join: Vec::new(),
             token: None,
             way: super::super::Way::Mesh,
-            log: Box::new(|_, _| {}),
+            log: Box::new(|_| {}),
         };
         Board::new(&setup).snapshot()
     }

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! Facts and orders are kept by what they are about (peers, rounds, blobs), messages by kind and signer; proofs of a lie
-//! are kept whole. A log cut by a kill ends at the last whole line. [`replay`] reads it into a [`History`].
+//! are kept whole. A log cut by a kill ends at the last whole line. [`walk`] gives line after line, [`replay`] a whole
+//! [`History`].
 
 use super::journal::{frame, unframe};
 use super::{Event, Fact, Order, Time};
 use crate::wire::codec::{Reader, bad, put_list, record};
 use crate::wire::{Canonical, Kind, Malformed, Reason};
 use crate::{Hash, PeerId};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Bytes of a line, at most: a proof holds two messages of a manifest's size.
@@ -21,7 +23,8 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 macro_rules! lines {
     ($($(#[$doc:meta])* $name:ident = $code:literal { $($(#[$fdoc:meta])* $field:ident: $kind:ty),* $(,)? })*) => {
         /// One line.
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(tag = "line", rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum Line {
             $($(#[$doc])* $name { $($(#[$fdoc])* $field: $kind),* },)*
@@ -47,9 +50,15 @@ macro_rules! lines {
     };
 }
 
-/// Bytes kept whole.
+/// Bytes kept whole; hex where a line is written for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&crate::hash::hex(&self.0))
+    }
+}
 
 impl Canonical for Bytes {
     const BYTES_MIN: usize = 4;
@@ -149,11 +158,12 @@ lines! {
 }
 
 /// A line and its time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Timed {
     /// When, by the process's own clock, ms.
     pub at: Time,
     /// What.
+    #[serde(flatten)]
     pub line: Line,
 }
 record!(Timed { at: Time, line: Line });
@@ -244,22 +254,32 @@ pub struct History {
     pub bytes_whole: u64,
 }
 
-/// Reads a log as far as it is whole.
-pub fn replay(bytes: &[u8]) -> History {
-    let (mut history, mut left) = (History::default(), bytes);
+/// Gives each line of a log as far as it is whole, and says how many bytes that is.
+pub fn walk(bytes: &[u8], mut each: impl FnMut(Timed)) -> usize {
+    let mut left = bytes;
     while let Some((body, rest)) = unframe(left, LINE_BYTES_MAX)
         && let Ok(timed) = Timed::decode(body)
     {
-        history.see(&timed);
-        history.lines.push(timed);
+        each(timed);
         left = rest;
     }
-    history.bytes_whole = (bytes.len() - left.len()) as u64;
+    bytes.len() - left.len()
+}
+
+/// Reads a log as far as it is whole.
+pub fn replay(bytes: &[u8]) -> History {
+    let mut history = History::default();
+    let whole = walk(bytes, |timed| {
+        history.see(&timed);
+        history.lines.push(timed);
+    });
+    history.bytes_whole = whole as u64;
     history
 }
 
 impl History {
-    fn see(&mut self, timed: &Timed) {
+    /// Takes one more line into the rounds and counts; `lines` is left to who reads.
+    pub fn see(&mut self, timed: &Timed) {
         let at = timed.at;
         match &timed.line {
             Line::Heard { kind, .. } => self.messages.entry(*kind).or_default().0 += 1,

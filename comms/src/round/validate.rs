@@ -4,69 +4,26 @@
 //! open     commits of slot holders come in; each is passed on to the other validators once
 //! closed   all who are connected have committed, or the deadline and its grace are over; no commit counts from here
 //! collect  revealed updates are fetched and checked; Have says which are held and sound
-//! agree    who has the turn lists what a quorum holds; see agree
+//! agree    who has the turn lists what a quorum holds; see agree and draft
 //! ```
+
+mod draft;
+mod exchange;
 
 use super::admit::Admit;
 use super::agree::{Act, Agree};
 use super::core::Core;
 use super::follow::Follow;
-use super::judge::{Candidate, Last, Sound, judge, sound_list};
+use super::judge::{Last, Sound};
 use super::peer::Peer;
-use super::{Event, Expect, Order, Record, Time, Urgency, Want, Whom};
+use super::{Event, Order, Record, Time, Whom};
 use crate::wire::{
-    Attest, Ballot, Body, Checkpoint, Close, Commit, Entry, Have, Join, Manifest, Msg, Propose, Reason, Refuse, Reject,
-    Sealed, Slot, Vote,
+    Attest, Ballot, Body, Close, Commit, Have, Join, Manifest, Msg, Propose, Reason, Refuse, Sealed, Vote,
 };
-use crate::{Hash, PeerId, RunSpec};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{Hash, PeerId};
+use exchange::{Exchange, Stage, Update, bit};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// How far a committed update is.
-#[derive(Debug)]
-enum Stage {
-    /// Not to be had yet.
-    Hidden,
-    /// Asked for.
-    Fetching,
-    /// Held, and waiting for its check.
-    Held,
-    /// Sound.
-    Sound(Sound),
-    /// Not sound.
-    Bad(Reason),
-}
-
-struct Update {
-    commit: Commit,
-    msg: Msg,
-    stage: Stage,
-}
-
-/// One round's commits, and how far they are.
-struct Exchange {
-    round: u64,
-    after: Arc<Sealed>,
-    updates: BTreeMap<PeerId, Update>,
-    /// Who committed to which; more than one only where somebody lies, whom the header gives away.
-    blobs: BTreeMap<Hash, Vec<PeerId>>,
-    /// Held, and not given to be checked yet.
-    to_check: Vec<PeerId>,
-    /// Turned away for what they did, not for what they sent.
-    faults: BTreeMap<PeerId, Reason>,
-    /// Slot holders that are connected and have not committed.
-    awaited: BTreeSet<PeerId>,
-    /// Updates neither sound nor bad, of peers who can still give them.
-    open: BTreeSet<PeerId>,
-    closed: Option<Time>,
-    /// The other validators that closed, and when more had than can be liars.
-    others: BTreeSet<PeerId>,
-    others_closed: Option<Time>,
-    close_msg: Option<Msg>,
-    haves: BTreeMap<PeerId, Have>,
-    said: Option<(Have, Msg)>,
-    asked: Option<Time>,
-}
 
 /// What is known of a peer.
 #[derive(Default)]
@@ -210,23 +167,7 @@ impl Validator {
             let after = Peer::gives(follow, core.spec.delay, round)?.clone();
             let here = |p: &PeerId| core.up.contains(p) || *p == core.me;
             let awaited = after.manifest.slots.iter().map(|s| s.peer).filter(here).collect();
-            place.insert(Exchange {
-                round,
-                after,
-                updates: BTreeMap::new(),
-                blobs: BTreeMap::new(),
-                to_check: Vec::new(),
-                faults: BTreeMap::new(),
-                awaited,
-                open: BTreeSet::new(),
-                closed: None,
-                others: BTreeSet::new(),
-                others_closed: None,
-                close_msg: None,
-                haves: BTreeMap::new(),
-                said: None,
-                asked: None,
-            });
+            place.insert(Exchange::new(round, after, awaited));
         }
         exchanges.get_mut(&round)
     }
@@ -536,166 +477,6 @@ impl Validator {
         out.push(Order::Flood { to: Whom::Validators, msg: msg.clone() });
         self.agree.ballot(&msg, acts);
     }
-
-    /// Who may train after this round: admitted, there, and on the right state.
-    fn candidates(&self, core: &Core, follow: &Follow, round: u64) -> Vec<PeerId> {
-        let delay = u64::from(core.spec.delay);
-        let exchange = self.exchanges.get(&round);
-        let right = |attest: &(u64, Hash)| {
-            attest.0 + 1 + delay >= round && follow.roots.get(&attest.0).is_some_and(|root| *root == attest.1)
-        };
-        let here = |peer: &PeerId| {
-            core.up.contains(peer) || *peer == core.me || exchange.is_some_and(|e| e.updates.contains_key(peer))
-        };
-        let list = self.members.iter().filter(|(_, m)| m.admitted && m.attest.as_ref().is_some_and(right));
-        list.map(|(p, _)| *p).filter(here).collect()
-    }
-
-    /// The manifest that this validator puts forward.
-    fn manifest(&self, core: &Core, follow: &Follow) -> Option<Manifest> {
-        let (spec, round) = (&core.spec, self.agree.round);
-        let mut manifest = frame(core, follow, round)?;
-        let mut faults = BTreeMap::new();
-        if let Some(exchange) = self.exchanges.get(&round) {
-            faults = exchange.faults.clone();
-            let mut candidates = Vec::new();
-            for (peer, update) in &exchange.updates {
-                let holders = exchange.holders(peer);
-                match &update.stage {
-                    _ if faults.contains_key(peer) => {}
-                    Stage::Bad(reason) => _ = faults.insert(*peer, *reason),
-                    Stage::Sound(sound) if holders >= core.quorum() => {
-                        let rating = self.members.get(peer).map_or(0, |m| m.rating);
-                        candidates.push(Candidate { peer: *peer, sound, rating });
-                    }
-                    _ => _ = faults.insert(*peer, Reason::Withheld),
-                }
-            }
-            let verdicts = judge(&spec.limits, spec.seed, round, &candidates, &self.last);
-            faults.extend(verdicts.rejects);
-            let entry = |peer: &PeerId| {
-                let commit = &exchange.updates[peer].commit;
-                let weight = weight(spec, &exchange.after.manifest, round, peer, commit.tokens);
-                Entry { peer: *peer, blob: commit.blob, tokens: commit.tokens, weight }
-            };
-            manifest.entries = verdicts.count.iter().map(entry).collect();
-        }
-        manifest.rejects = faults.into_iter().map(|(peer, reason)| Reject { peer, reason }).collect();
-        manifest.rejects.truncate(spec.limits.slots as usize);
-        manifest.slots = self.slots(core, follow, &manifest);
-        Some(manifest)
-    }
-
-    /// Who trains next: first those who did, then newcomers, in an order that nobody can choose.
-    fn slots(&self, core: &Core, follow: &Follow, manifest: &Manifest) -> Vec<Slot> {
-        let before = follow.tip().map(|s| &s.manifest);
-        let tie = |p: &PeerId| Hash::of_parts(&[&core.spec.seed.to_le_bytes(), &manifest.prev.0, &p.0]);
-        let mut peers = self.candidates(core, follow, manifest.round);
-        let most = core.spec.limits.slots as usize;
-        if peers.len() > most {
-            peers.sort_by_cached_key(|p| (before.is_none_or(|m| m.slot(p).is_none()), tie(p)));
-            peers.truncate(most);
-            peers.sort_unstable();
-        }
-        let slot = |peer| Slot { peer, since: since(&core.spec, before, manifest, &peer) };
-        peers.into_iter().map(slot).collect()
-    }
-
-    /// Whether this validator can sign a manifest; none while it still lacks what it needs to say.
-    fn sound(&self, core: &Core, follow: &Follow, m: &Manifest) -> Option<bool> {
-        let spec = &core.spec;
-        if m.round > 0 && !follow.roots.contains_key(&(m.round - 1)) {
-            return None;
-        }
-        let frame = frame(core, follow, m.round)?;
-        let same = (m.run, m.prev, m.prev_root, m.checkpoint)
-            == (frame.run, frame.prev, frame.prev_root, frame.checkpoint)
-            && (m.train_ms, m.collect_ms) == (frame.train_ms, frame.collect_ms);
-        let before = follow.tip().map(|s| &s.manifest);
-        let listed = |p: &PeerId| match &spec.admission {
-            crate::Admission::Allow(peers) => peers.binary_search(p).is_ok(),
-            crate::Admission::Invite(_) => self.members.get(p).is_some_and(|m| m.admitted),
-            crate::Admission::Open => true,
-        };
-        let slots = m.slots.len() <= spec.limits.slots as usize
-            && m.slots.iter().all(|s| listed(&s.peer) && s.since == since(spec, before, m, &s.peer));
-        if !same || !slots || m.entries.len() > spec.limits.contributors as usize {
-            return Some(false);
-        }
-        let Some(exchange) = self.exchanges.get(&m.round) else { return Some(m.entries.is_empty()) };
-        let mut sounds = Vec::with_capacity(m.entries.len());
-        for entry in &m.entries {
-            // What is not known or not held yet may still come; the attempt's time ends the wait.
-            let update = exchange.updates.get(&entry.peer)?;
-            let weight = weight(spec, &exchange.after.manifest, m.round, &entry.peer, update.commit.tokens);
-            let as_committed =
-                (entry.blob, entry.tokens, entry.weight) == (update.commit.blob, update.commit.tokens, weight);
-            if !as_committed || exchange.faults.contains_key(&entry.peer) {
-                return Some(false);
-            }
-            match &update.stage {
-                Stage::Sound(sound) => sounds.push((entry.peer, sound)),
-                Stage::Bad(_) => return Some(false),
-                _ => return None,
-            }
-        }
-        Some(sound_list(&spec.limits, &sounds, &self.last))
-    }
-}
-
-/// The parts of a round's manifest that follow from the chain.
-fn frame(core: &Core, follow: &Follow, round: u64) -> Option<Manifest> {
-    let (spec, tip) = (&core.spec, follow.tip().map(|s| &**s));
-    let before = round.checked_sub(1);
-    let prev_root = match before {
-        None => spec.genesis,
-        Some(before) => *follow.roots.get(&before)?,
-    };
-    let due = before.filter(|b| spec.checkpoint_due(*b));
-    let checkpoint = match due {
-        Some(round) => Some(Checkpoint { round, root: prev_root }),
-        None => tip.and_then(|s| s.manifest.checkpoint),
-    };
-    Some(Manifest {
-        run: core.run,
-        round,
-        prev: tip.map_or(Hash::NONE, |s| s.hash),
-        prev_root,
-        checkpoint,
-        train_ms: spec.times.train_ms,
-        collect_ms: spec.times.collect_ms,
-        entries: Vec::new(),
-        rejects: Vec::new(),
-        slots: Vec::new(),
-    })
-}
-
-/// The share of a whole round's tokens in units of 2^-16; 0 on probation.
-fn weight(spec: &RunSpec, gives: &Manifest, round: u64, peer: &PeerId, tokens: u64) -> u32 {
-    let since = gives.slot(peer).map_or(round, |(_, s)| s.since);
-    if round < since.saturating_add(u64::from(spec.limits.probation_rounds)) {
-        return 0;
-    }
-    (u128::from(tokens.min(spec.inner.tokens)) * 65536 / u128::from(spec.inner.tokens)) as u32
-}
-
-/// From when a peer's presence counts: unbroken, and without a fault of its own.
-fn since(spec: &RunSpec, before: Option<&Manifest>, manifest: &Manifest, peer: &PeerId) -> u64 {
-    let next = match manifest.round {
-        0 => 1,
-        round => round + 1 + u64::from(spec.delay),
-    };
-    let blameless = matches!(manifest.reject(peer), None | Some(Reason::Late | Reason::Withheld | Reason::Reserve));
-    match before.and_then(|m| m.slot(peer)) {
-        Some((_, slot)) if blameless => slot.since,
-        // Those of the beginning are nobody's newcomers.
-        None if manifest.round == 0 => next.saturating_sub(u64::from(spec.limits.probation_rounds)),
-        _ => next,
-    }
-}
-
-fn bit(slots: &[u8], slot: u32) -> bool {
-    slots.get(slot as usize / 8).is_some_and(|byte| byte >> (slot % 8) & 1 == 1)
 }
 
 fn liars(acts: &[Act], out: &mut Vec<Order>) {
@@ -723,76 +504,4 @@ fn seal(
         out.push(Order::Flood { to: Whom::All, msg: msg.clone() });
     }
     msg
-}
-
-impl Exchange {
-    /// Asks for updates: (whose, from whom).
-    fn fetch(&mut self, core: &Core, which: &[(PeerId, PeerId)], out: &mut Vec<Order>) {
-        let mut wants = Vec::new();
-        for (peer, from) in which {
-            let Some(update) = self.updates.get_mut(peer) else { continue };
-            if matches!(update.stage, Stage::Hidden) {
-                update.stage = Stage::Fetching;
-                wants.push(Want { blob: update.commit.blob, bytes: core.spec.blob_bytes, from: *from });
-            }
-        }
-        if !wants.is_empty() {
-            out.push(Order::Fetch { wants, urgency: Urgency::Collect });
-        }
-    }
-
-    /// Asks once in a while for what is neither here nor said to be on its way.
-    fn ask_again(&mut self, core: &Core, now: Time, out: &mut Vec<Order>) {
-        let retry = core.spec.times.retry_ms;
-        if now < *self.asked.get_or_insert(now) + retry {
-            return;
-        }
-        self.asked = Some(now);
-        let hidden = self.open.iter().filter(|p| matches!(self.updates[p].stage, Stage::Hidden));
-        let which: Vec<(PeerId, PeerId)> = hidden.map(|p| (*p, *p)).collect();
-        self.fetch(core, &which, out);
-    }
-
-    /// Orders the checks that wait, once the states are known from which updates may have been made.
-    fn check(&mut self, core: &Core, follow: &Follow, out: &mut Vec<Order>) {
-        let first = self.round.saturating_sub(1 + u64::from(core.spec.delay));
-        if self.to_check.is_empty() || !follow.roots.contains_key(&(self.round - 1)) {
-            return;
-        }
-        let bases: Vec<Hash> = follow.roots.range(first..self.round).map(|(_, root)| *root).collect();
-        for peer in std::mem::take(&mut self.to_check) {
-            let expect = Expect { round: self.round, peer, bytes: core.spec.blob_bytes, bases: bases.clone() };
-            out.push(Order::Check { blob: self.updates[&peer].commit.blob, expect });
-        }
-    }
-
-    /// Tells the validators what is held, when all is, when time is up, and when more came after that.
-    fn say(&mut self, core: &mut Core, whole: bool, late: bool, out: &mut Vec<Order>) {
-        if !late && (!whole || self.said.as_ref().is_some_and(|(have, _)| have.whole)) {
-            return;
-        }
-        let mut slots = vec![0u8; self.after.manifest.slots.len().div_ceil(8)];
-        for (peer, update) in &self.updates {
-            if matches!(update.stage, Stage::Sound(_))
-                && let Some((slot, _)) = self.after.manifest.slot(peer)
-            {
-                slots[slot as usize / 8] |= 1 << (slot % 8);
-            }
-        }
-        while slots.last() == Some(&0) {
-            slots.pop();
-        }
-        let have = Have { round: self.round, after: self.after.hash, whole, slots };
-        if self.said.as_ref().is_none_or(|(h, _)| *h != have) {
-            self.haves.insert(core.me, have.clone());
-            let msg = core.flood(Whom::Validators, Body::Have(have.clone()), out);
-            self.said = Some((have, msg));
-        }
-    }
-
-    /// How many validators hold `peer`'s update and found it sound.
-    fn holders(&self, peer: &PeerId) -> usize {
-        let Some((slot, _)) = self.after.manifest.slot(peer) else { return 0 };
-        self.haves.values().filter(|h| bit(&h.slots, slot)).count()
-    }
 }

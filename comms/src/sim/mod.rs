@@ -44,6 +44,8 @@ pub struct Config {
     pub skew_ms: u64,
     /// Two halves that cannot reach each other: from the beginning of the first round to that of the second.
     pub partition: Option<(u64, u64)>,
+    /// The side with the first validators is heard by the other and does not hear it.
+    pub one_way: bool,
     /// Share of the validators on the larger side of the partition; peers are halved.
     pub partition_validators: usize,
     /// Validators that are dead from the start.
@@ -73,6 +75,7 @@ impl Config {
             loss: 0.001,
             skew_ms: 30_000,
             partition: None,
+            one_way: false,
             partition_validators: 3,
             dead_validators: 0,
             flip: None,

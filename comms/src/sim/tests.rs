@@ -82,6 +82,17 @@ fn a_partition_heals_within_two_rounds() {
     assert!(report.rows[&6].entries >= 8, "{}", report.table());
 }
 
+/// One half speaks and does not hear; once it is the half with the quorum, once the other.
+#[test]
+fn a_one_way_partition_heals_within_two_rounds() {
+    for (validators, seed) in [(3, 13), (1, 14)] {
+        let calm = Config::calm(20, 14, seed);
+        let config = Config { partition: Some((3, 8)), one_way: true, partition_validators: validators, ..calm };
+        let report = holds(&config);
+        assert!(report.healed.is_some_and(|r| r <= 2), "{:?}\n{}", report.healed, report.table());
+    }
+}
+
 #[test]
 fn one_flipped_bit_is_found_in_that_round_and_mended() {
     let report = holds(&Config { flip: Some(4), ..Config::calm(6, 10, 12) });

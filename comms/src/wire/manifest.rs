@@ -91,7 +91,8 @@ record!(Vote { validator: PeerId, signature: Signature });
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
         /// Why an update, or a peer, was turned away.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+        #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum Reason {
             $($(#[$doc])* $name = $code,)*

@@ -8,7 +8,8 @@ use std::sync::Arc;
 macro_rules! kinds {
     ($($name:ident = $code:literal, $signed:literal, $validators:literal, $lists:literal;)*) => {
         /// What a message is.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+        #[serde(rename_all = "snake_case")]
         pub enum Kind {
             $($name = $code,)*
         }

@@ -12,6 +12,7 @@ mod model;
 mod parity;
 mod peer;
 mod plan;
+mod replay;
 mod score;
 mod serve;
 mod sim;
@@ -47,6 +48,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Peers(command) => peer::several(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Sim(args) => sim::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Watch(args) => watch::run(args),
     }
 }

@@ -1,10 +1,10 @@
-//! `esker peer` and `esker peers local`: an owner of a shared run, and several on one machine.
+//! `esker peer` and `esker peers`: an owner of a shared run, several on one machine, keys and invitations.
 
 use super::{Failure, Kind, print, print_json};
-use crate::cli;
+use crate::cli::peers as cli;
 use crate::config;
 use crate::peers::peer::{self, Event as Told, Options};
-use crate::peers::{PeersError, local, page};
+use crate::peers::{PeersError, invite, local, page};
 use esker_comms::node::role;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,7 +41,8 @@ pub fn run(args: cli::Peer) -> Result<(), Failure> {
     let dir = args.dir.unwrap_or_else(|| args.out.join(format!("{}-peer", run.name)));
     watch_signals();
     let linger = Duration::from_secs(args.linger);
-    let options = Options { run, dir, bind: args.listen, join: args.join, roles, linger, page: args.page };
+    let (bind, join, page, invite) = (args.listen, args.join, args.page, args.invite);
+    let options = Options { run, dir, bind, join, roles, linger, page, invite };
     let mut failed = None;
     peer::run(options, &STOP, &mut |told| {
         let said = if args.json { print_json(&told) } else { print(&line(&told)) };
@@ -82,9 +83,21 @@ fn line(told: &Told) -> String {
     }
 }
 
-/// Several owners on this machine.
+/// What concerns several owners.
 pub fn several(command: cli::Peers) -> Result<(), Failure> {
-    let cli::Peers::Local(args) = command;
+    match command {
+        cli::Peers::Local(args) => local(args),
+        cli::Peers::Key(args) => print(&format!("{}\n", invite::key(&args.dir).map_err(failure)?)),
+        cli::Peers::Invite(args) => {
+            let run = config::load(&args.file, &args.set)?;
+            let token = invite::invite(&run, &args.dir, &args.guest).map_err(failure)?;
+            print(&format!("{token}\n"))
+        }
+    }
+}
+
+/// Several owners on this machine.
+fn local(args: cli::PeersLocal) -> Result<(), Failure> {
     let run = config::load(&args.file, &args.set)?;
     watch_signals();
     let program = std::env::current_exe().map_err(|e| Failure::file(std::path::Path::new("esker"), &e))?;

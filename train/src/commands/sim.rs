@@ -1,7 +1,7 @@
 //! `esker sim`: the peers' protocol in virtual time.
 
 use super::Failure;
-use crate::cli::Sim;
+use crate::cli::peers::Sim;
 use esker_comms::sim::{Config, run as play};
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ pub fn run(args: Sim) -> Result<(), Failure> {
         delay: args.delay,
         loss: share("loss", args.loss, 0.5)?,
         partition: args.partition.first().copied().zip(args.partition.get(1).copied()),
+        one_way: args.one_way,
         contributors: args.contributors,
         ..Config::calm(args.peers, args.rounds, args.seed)
     };

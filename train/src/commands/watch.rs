@@ -1,7 +1,7 @@
 //! `esker watch`: a process of a shared run in the terminal.
 
 use super::{Failure, print};
-use crate::{cli, live::watch};
+use crate::{cli::peers::Watch, live::watch};
 use std::{io::IsTerminal, thread::sleep, time::Duration};
 
 /// Home, and clear what follows.
@@ -9,7 +9,7 @@ const AGAIN: &str = "\x1b[H\x1b[J";
 /// Clear all once, at the start.
 const BEGIN: &str = "\x1b[2J";
 
-pub fn run(args: cli::Watch) -> Result<(), Failure> {
+pub fn run(args: Watch) -> Result<(), Failure> {
     let first = watch::drawn(args.addr)?;
     if args.once || !std::io::stdout().is_terminal() {
         return print(&first);

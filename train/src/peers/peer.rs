@@ -1,5 +1,6 @@
 //! One process of a run: opens what there is, starts the node, and tells what it sees, a line a round.
 
+use super::events::EventLog;
 use super::work::OwnerWork;
 use super::{PeersError, Route, spec};
 use crate::config::Run;
@@ -7,13 +8,14 @@ use crate::folder::FolderError;
 use crate::live::{Live, Tells};
 use crate::outer::Owner;
 use crate::source;
+use esker_comms::blob::bucket;
 use esker_comms::net::Config;
-use esker_comms::node::{Node, Setup, Way, metrics_text, role, status_json};
-use esker_comms::{Key, PeerId};
+use esker_comms::node::{Node, Setup, Snapshot, Way, metrics_text, role, status_json};
+use esker_comms::{Key, PeerId, RunSpec, Signature};
 use esker_kernels::device::Stream;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +43,8 @@ pub struct Options {
     pub linger: Duration,
     /// Where it shows its page and metrics, if anywhere.
     pub page: Option<SocketAddr>,
+    /// An invitation, where the run asks for one.
+    pub invite: Option<Signature>,
 }
 
 /// What it tells.
@@ -97,27 +101,43 @@ pub struct Line {
     pub took_ms: u64,
 }
 
-/// Runs until all rounds are applied and `linger` is over, or `stop` is raised.
-pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), PeersError> {
-    let Options { run, dir, bind, join, roles, linger, page } = options;
-    std::fs::create_dir_all(&dir).map_err(|source| FolderError::Io { path: dir.clone(), action: "create", source })?;
+/// An owner with what all agree on, as it stands in its folder.
+pub(super) struct Opened {
+    pub key: Key,
+    pub owner: Owner,
+    pub spec: RunSpec,
+}
+
+/// Opens the folder, tokens and weights of `run`, and makes the key at the first start.
+pub(super) fn open(run: &Run, dir: &Path) -> Result<Opened, PeersError> {
+    std::fs::create_dir_all(dir).map_err(|source| FolderError::Io { path: dir.into(), action: "create", source })?;
     let key = Key::load_or_create(&dir.join(KEY))?;
-    let me = key.id();
-    let opened = source::open(&run, &dir)?;
+    let opened = source::open(run, dir)?;
     let stream = Stream::cpu(run.train.threads).map_err(crate::outer::OuterError::from)?;
     let mut owner = Owner::open(Arc::new(stream), run.clone(), &opened)?;
-    let spec = Arc::new(spec::spec(&run, &owner, &opened.identity, me)?);
+    let spec = spec::spec(run, &owner, &opened.identity, key.id())?;
     owner.name_run(spec.id().0);
+    Ok(Opened { key, owner, spec })
+}
+
+/// Runs until all rounds are applied and `linger` is over, or `stop` is raised.
+pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), PeersError> {
+    let Options { run, dir, bind, join, roles, linger, page, invite } = options;
+    let Opened { key, mut owner, spec } = open(&run, &dir)?;
     owner.restore(&dir)?;
-    let (rounds, update_bytes, compression) = (spec.limits.rounds, spec.blob_bytes, owner.layout().compression());
-    let work = Arc::new(OwnerWork::new(owner, dir.clone()));
-    let way = match spec::peers(&run)?.route {
+    let way = match &spec::peers(&run)?.route {
         Route::Mesh => Way::Mesh,
         Route::Seeded => Way::Seeded,
+        Route::Bucket(url) => Way::Bucket(bucket::open(url)?),
     };
+    let mut events = EventLog::open(&dir)?;
+    let log = Box::new(move |line: &_| events.put(line));
+    let (me, rounds, update_bytes, compression) =
+        (key.id(), spec.limits.rounds, spec.blob_bytes, owner.layout().compression());
+    let work = Arc::new(OwnerWork::new(owner, dir.clone()));
     // Who observes makes no update; who trains may do all the rest besides.
     let roles = if roles == 0 { role::PEER } else { roles };
-    let setup = Setup { spec, key, roles, dir, quota: QUOTA, join, token: None, way, log: Box::new(|_, _| ()) };
+    let setup = Setup { spec: Arc::new(spec), key, roles, dir, quota: QUOTA, join, token: invite, way, log };
     let node = Node::start(setup, Config::new(bind, 0), Arc::clone(&work) as Arc<dyn esker_comms::node::Work>)?;
     let live = page.map(|addr| show(addr, &node)).transpose()?;
     let page = live.as_ref().map(Live::addr);
@@ -126,22 +146,7 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
     let mut end: Option<Instant> = None;
     while !stop.load(Ordering::Relaxed) && node.is_running() && end.is_none_or(|end| Instant::now() < end) {
         let now = node.snapshot();
-        let before = told;
-        for line in now.rounds.iter().filter(|line| line.round > before) {
-            let Some(root) = line.root else { break };
-            told = line.round;
-            sink(Event::Round(Line {
-                round: line.round,
-                root: root.to_string(),
-                loss: line.loss,
-                counted: line.counted,
-                entries: line.entries,
-                rejects: line.rejects,
-                up_bytes: line.up_bytes,
-                down_bytes: line.down_bytes,
-                took_ms: line.took_ms,
-            }));
-        }
+        tell(&now, &mut told, sink);
         if now.applied >= rounds && end.is_none() {
             let validated = work.score()?;
             let (nll, bits_per_byte) = (validated.map(|v| v.nll), validated.map(|v| v.bits_per_byte));
@@ -154,6 +159,32 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
     match end {
         None => Err(PeersError::Stopped),
         Some(_) => Ok(()),
+    }
+}
+
+/// Tells the rounds after `told` that are applied.
+fn tell(now: &Snapshot, told: &mut u64, sink: &mut dyn FnMut(Event)) {
+    let before = *told;
+    for line in now.rounds.iter().filter(|line| line.round > before) {
+        let Some(root) = line.root else {
+            // What a checkpoint took the state past was never applied here.
+            if line.round < now.applied {
+                continue;
+            }
+            break;
+        };
+        *told = line.round;
+        sink(Event::Round(Line {
+            round: line.round,
+            root: root.to_string(),
+            loss: line.loss,
+            counted: line.counted,
+            entries: line.entries,
+            rejects: line.rejects,
+            up_bytes: line.up_bytes,
+            down_bytes: line.down_bytes,
+            took_ms: line.took_ms,
+        }));
     }
 }
 

@@ -58,7 +58,7 @@ pub fn spec(run: &Run, owner: &Owner, tokens: &str, ours: PeerId) -> Result<RunS
         times: times(peers),
         quorum: (peers.validators.len() * 2 / 3 + 1) as u16,
         validators: peers.validators.clone(),
-        admission: Admission::Open,
+        admission: admission(&peers.admission),
         limits: Limits {
             rounds: run.rounds(outer),
             slots: outer.slots as u32,
@@ -80,6 +80,14 @@ pub fn spec(run: &Run, owner: &Owner, tokens: &str, ours: PeerId) -> Result<RunS
 /// The section `[peers]` of `run`.
 pub fn peers(run: &Run) -> Result<&Peers, PeersError> {
     run.peers.as_ref().ok_or_else(|| PeersError::NoPeers { name: run.name.clone() })
+}
+
+fn admission(asked: &super::Admission) -> Admission {
+    match asked {
+        super::Admission::Open => Admission::Open,
+        super::Admission::Invite(owner) => Admission::Invite(*owner),
+        super::Admission::Allow(peers) => Admission::Allow(peers.clone()),
+    }
 }
 
 fn times(peers: &Peers) -> Times {
