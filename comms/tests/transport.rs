@@ -108,6 +108,34 @@ fn twenty_holders_bear_loss() {
     assert!(r.pipes >= 20);
 }
 
+/// Ten times as many requests as a pipe has streams, all at once and then in turn: each is read to its end, so that its
+/// stream is free for the next.
+#[test]
+fn more_requests_than_streams_cross_one_pipe() {
+    run(async {
+        let wire = Wire::new(3);
+        let theirs = Arc::new(Store::memory(1 << 30));
+        let blob = |n: u64| (theirs.insert(&noise(1000 + n as usize, n), 0).unwrap(), 1000 + n);
+        let (crowd, queue): (Vec<_>, Vec<_>) = ((0..640).map(blob).collect(), (640..800).map(blob).collect());
+        let (me, mine, fetcher, ids, _nets) = swarm(&wire, 1, Line::of(110.0, 80), &theirs).await;
+        let start = Instant::now();
+        let one = |(name, size): (Hash, u64)| {
+            let (fetcher, ids) = (fetcher.clone(), ids.clone());
+            async move { fetcher.fetch(name, size, 0, Priority::Round, ids).await }
+        };
+        let all: Vec<_> = crowd.iter().map(|blob| tokio::spawn(one(*blob))).collect();
+        for task in all {
+            task.await.unwrap().unwrap();
+        }
+        for blob in &queue {
+            one(*blob).await.unwrap();
+        }
+        assert!(crowd.iter().chain(&queue).all(|(name, _)| mine.is_whole(name)));
+        println!("800 small blobs in {:.1} virtual s over {} pipes", start.elapsed().as_secs_f64(), me.traffic().pipes);
+        assert!(start.elapsed() < Duration::from_secs(120));
+    });
+}
+
 /// The table of README.md: `cargo test -p esker-comms --release --test transport matrix -- --ignored --nocapture`.
 #[test]
 #[ignore = "minutes; prints the table of paths"]

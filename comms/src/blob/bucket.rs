@@ -345,3 +345,26 @@ mod remote {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        match open(url) {
+            Err(e) => e.to_string(),
+            Ok(_) => panic!("{url} is taken for a bucket"),
+        }
+    }
+
+    #[test]
+    fn a_name_is_a_folder_or_a_service_or_refused() {
+        assert!(open("/mnt/run").is_ok() && open("file:///mnt/run").is_ok());
+        let text = refused("ftp://host/run");
+        assert!(text.contains("ftp://host/run") && text.contains("file"), "{text}");
+        #[cfg(not(feature = "bucket"))]
+        assert!(refused("s3://run/of/ours").contains("--features bucket"));
+        #[cfg(feature = "bucket")]
+        assert!(refused("s3:///of/ours").contains("names no bucket"));
+    }
+}

@@ -54,7 +54,7 @@ pub struct Report {
     pub left: u64,
     /// Machines that came.
     pub joined: u64,
-    /// Rounds from having the state to the first update that counts, worst of all newcomers that count at all.
+    /// Rounds from having the state to the first update that counts, worst of all honest newcomers that count at all.
     pub newcomer_rounds: u64,
     /// States mended or taken over.
     pub synced: u64,

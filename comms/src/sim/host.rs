@@ -4,8 +4,32 @@ use super::work::{How, Rng};
 use crate::round::{Machine, Record, Time};
 use crate::state::Tree;
 use crate::{Hash, Key, PeerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+
+/// Hashes of names, which are hashes already: the same in each play, and nearly free. Nothing may depend on the order of
+/// what is kept under them.
+#[derive(Default)]
+pub(super) struct Own(u64);
+
+impl Hasher for Own {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+    }
+
+    // The length of a name, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A set of blobs.
+pub(super) type Names = HashSet<Hash, BuildHasherDefault<Own>>;
+/// What is known by a name.
+pub(super) type Named<K, V> = HashMap<K, V, BuildHasherDefault<Own>>;
 
 /// How a peer lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +78,7 @@ pub(super) struct Disk {
     pub round: u64,
     pub state: State,
     pub snapshots: BTreeMap<u64, State>,
-    pub blobs: BTreeSet<Hash>,
+    pub blobs: Names,
 }
 
 /// A process and what is around it.
@@ -77,7 +101,7 @@ pub(super) struct Node {
     pub down_free: Time,
     pub links: BTreeSet<usize>,
     /// One's own updates not shown yet.
-    pub hidden: BTreeSet<Hash>,
+    pub hidden: Names,
     pub orders: u64,
     /// The round when the state was first the newest one, for newcomers.
     pub level_at: Option<u64>,

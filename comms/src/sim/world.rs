@@ -6,7 +6,7 @@ mod history;
 mod orders;
 
 use super::check::Report;
-use super::host::{Disk, Node, Script, State};
+use super::host::{Disk, Named, Names, Node, Script, State};
 use super::work::{Rng, View, Work, distance};
 use super::{Config, spec};
 use crate::round::admit::BySpec;
@@ -75,12 +75,12 @@ pub struct Sim<W: Work> {
     seq: u64,
     queue: BinaryHeap<Reverse<Entry>>,
     nodes: Vec<Node>,
-    names: BTreeMap<PeerId, usize>,
+    names: Named<PeerId, usize>,
     alive: BTreeSet<usize>,
     rng: Rng,
-    blobs: BTreeMap<Hash, Arc<Vec<u8>>>,
+    blobs: Named<Hash, Arc<Vec<u8>>>,
     born: VecDeque<(u64, Hash)>,
-    opened: [BTreeMap<Hash, Option<Msg>>; 2],
+    opened: [Named<Hash, Option<Msg>>; 2],
     best: Option<u64>,
     best_at: Time,
     split: bool,
@@ -116,12 +116,12 @@ impl<W: Work> Sim<W> {
             seq: 0,
             queue: BinaryHeap::new(),
             nodes: Vec::new(),
-            names: BTreeMap::new(),
+            names: Named::default(),
             alive: BTreeSet::new(),
             rng,
-            blobs: BTreeMap::new(),
+            blobs: Named::default(),
             born: VecDeque::new(),
-            opened: [BTreeMap::new(), BTreeMap::new()],
+            opened: [Named::default(), Named::default()],
             best: None,
             best_at: 0,
             split: false,
@@ -168,7 +168,7 @@ impl<W: Work> Sim<W> {
         let rng = Rng(self.rng.bits());
         let id = key.id();
         self.names.insert(id, i);
-        let disk = Disk { journal: vec![], round: 0, state, snapshots: BTreeMap::new(), blobs: BTreeSet::new() };
+        let disk = Disk { journal: vec![], round: 0, state, snapshots: BTreeMap::new(), blobs: Names::default() };
         self.nodes.push(Node {
             key,
             id,
@@ -184,7 +184,7 @@ impl<W: Work> Sim<W> {
             up_free: 0,
             down_free: 0,
             links: BTreeSet::new(),
-            hidden: BTreeSet::new(),
+            hidden: Names::default(),
             orders: 0,
             level_at: None,
             counted: false,
@@ -257,7 +257,7 @@ impl<W: Work> Sim<W> {
         if forever {
             self.report.left += 1;
             let node = &mut self.nodes[i];
-            (node.disk.journal, node.disk.snapshots, node.disk.blobs) = (vec![], BTreeMap::new(), BTreeSet::new());
+            (node.disk.journal, node.disk.snapshots, node.disk.blobs) = (vec![], BTreeMap::new(), Names::default());
         } else {
             self.report.kills += 1;
             let back = self.now + 1_000 + self.rng.below(15_000);

@@ -20,6 +20,7 @@ impl<W: Work> Sim<W> {
             Event::Counted { round } | Event::TurnedAway { round, reason: Some(Reason::Reserve) } => {
                 let node = &mut self.nodes[i];
                 if !std::mem::replace(&mut node.counted, true)
+                    && node.liar.is_none()
                     && let Some(level) = node.level_at.filter(|l| *l > 0)
                 {
                     self.report.newcomer_rounds = self.report.newcomer_rounds.max(round.saturating_sub(level));

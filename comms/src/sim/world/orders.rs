@@ -181,14 +181,15 @@ impl<W: Work> Sim<W> {
         let now_us = self.now * 1000;
         let (mut got, mut lacking, mut last) = (Vec::new(), Vec::new(), now_us);
         let links: Vec<usize> = self.nodes[i].links.iter().copied().collect();
+        let mut asked = Vec::with_capacity(4);
         for want in wants {
             if self.nodes[i].disk.blobs.contains(&want.blob) {
                 got.push((want.blob, i, self.nodes[i].life));
                 continue;
             }
             // Who made it, two validators and a neighbour: the least busy of those who have it.
-            let mut asked: Vec<usize> =
-                (0..2).map(|_| self.rng.below(self.config.validators as u64) as usize).collect();
+            asked.clear();
+            asked.extend((0..2).map(|_| self.rng.below(self.config.validators as u64) as usize));
             asked.extend(self.names.get(&want.from));
             if !links.is_empty() {
                 asked.push(links[self.rng.below(links.len() as u64) as usize]);
