@@ -127,13 +127,17 @@ fn a_flipped_bit_is_found_and_mended_from_others() {
 fn updates_travel_by_seeders_and_by_a_bucket() {
     let bucket = tempfile::tempdir().unwrap();
     let folder = Way::Bucket(esker_comms::blob::bucket::open(bucket.path().to_str().unwrap()).unwrap());
-    let mut ways = vec![(21, Way::Seeded), (31, folder)];
     #[cfg(feature = "bucket")]
-    {
+    let remote = {
         let local = object_store::local::LocalFileSystem::new_with_prefix(bucket.path()).unwrap();
-        let remote = esker_comms::blob::bucket::Remote::new(Arc::new(local), "run/of/ours");
-        ways.push((51, Way::Bucket(Arc::new(remote))));
-    }
+        Way::Bucket(Arc::new(esker_comms::blob::bucket::Remote::new(Arc::new(local), "run/of/ours")))
+    };
+    let ways = [
+        (21, Way::Seeded),
+        (31, folder),
+        #[cfg(feature = "bucket")]
+        (51, remote),
+    ];
     for (n, way) in ways {
         let dir = tempfile::tempdir().unwrap();
         let spec = Arc::new(spec(&[key(n).id()], 8));

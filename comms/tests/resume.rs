@@ -140,6 +140,34 @@ fn a_killed_source_is_replaced_by_another_or_by_its_successor() {
     }
 }
 
+/// A peer that was killed and came back is asked through pipes to its new process, not through those to the dead one,
+/// which would wait out their idle time.
+#[test]
+fn a_successor_is_asked_at_once() {
+    let theirs = Arc::new(Store::memory(1 << 30));
+    let blobs: Vec<Hash> = (0..3).map(|n| theirs.insert(&noise(1 << 20, n), 0).unwrap()).collect();
+    run(async move {
+        let wire = Wire::new(5);
+        let first = holder(&wire, 1, &theirs);
+        let (net, inbox) = wire.net(0, Line::of(200.0, 40), |_| {});
+        drain(inbox.events);
+        let mine = Arc::new(Store::memory(1 << 30));
+        let id = net.connect(Wire::addr(1), None).await.unwrap();
+        let fetcher = Fetcher::start(net.clone(), mine.clone(), 3, mpsc::unbounded_channel().0);
+        let fetch = |n: usize| fetcher.fetch(blobs[n], 1 << 20, 0, Priority::Round, vec![id]);
+        fetch(0).await.unwrap();
+        wire.cut(1, true);
+        let again = holder(&wire, 1, &theirs);
+        again.connect(Wire::addr(0), None).await.unwrap();
+        for n in [1, 2] {
+            let start = tokio::time::Instant::now();
+            fetch(n).await.unwrap();
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?} for a blob of the successor", start.elapsed());
+        }
+        drop(first);
+    });
+}
+
 #[test]
 fn a_store_takes_up_what_is_true_on_disk_and_no_more() {
     let dir = tempfile::tempdir().unwrap();

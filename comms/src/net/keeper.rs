@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backoff::{Backoff, Jitter};
@@ -31,6 +32,36 @@ impl Wait {
     fn new(seed: u64) -> Wait {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60), seed);
         Wait { backoff, until: Instant::now() }
+    }
+}
+
+/// An address to be linked to, whoever is there.
+struct Join {
+    addr: SocketAddr,
+    known: Option<PeerId>,
+    dialing: bool,
+    wait: Wait,
+}
+
+impl Join {
+    fn new(addr: SocketAddr, seed: u64) -> Join {
+        Join { addr, known: None, dialing: false, wait: Wait::new(seed) }
+    }
+
+    /// A dial has ended.
+    fn ended(&mut self, outcome: Result<PeerId, NetError>) {
+        self.dialing = false;
+        match outcome {
+            Ok(id) => {
+                self.known = Some(id);
+                self.wait.backoff.clear();
+            }
+            Err(NetError::Own { .. }) => self.wait.until = Instant::now() + Duration::from_secs(3600),
+            Err(e) => {
+                tracing::debug!(target: "esker::net", addr = %self.addr, error = %e, "join");
+                self.wait.until = Instant::now() + self.wait.backoff.fail();
+            }
+        }
     }
 }
 
@@ -59,30 +90,26 @@ pub(super) fn heard(net: &Arc<Shared>, places: Vec<Place>) {
 pub(super) async fn keep(net: Arc<Shared>, join: Vec<SocketAddr>, prefer: BTreeSet<PeerId>) {
     let mut order = Jitter::new(net.config.seed ^ u64::from_le_bytes(net.me.0[..8].try_into().expect("8 of 32 bytes")));
     let turn_of_book = order.draw();
-    let mut joins: Vec<(SocketAddr, Option<PeerId>, Wait)> =
-        join.into_iter().map(|a| (a, None, Wait::new(order.draw()))).collect();
+    let mut joins: Vec<Join> = join.into_iter().map(|addr| Join::new(addr, order.draw())).collect();
+    let (told, mut ended) = mpsc::unbounded_channel::<(usize, Result<PeerId, NetError>)>();
     let mut peers: BTreeMap<PeerId, Wait> = BTreeMap::new();
     let mut asked = Instant::now();
     loop {
         if net.state().closing {
             return;
         }
-        for (addr, known, wait) in &mut joins {
-            let linked = known.is_some_and(|id| net.state().links.contains_key(&id));
-            if linked || wait.until > Instant::now() {
+        while let Ok((at, outcome)) = ended.try_recv() {
+            joins[at].ended(outcome);
+        }
+        for (at, join) in joins.iter_mut().enumerate() {
+            let linked = join.known.is_some_and(|id| net.state().links.contains_key(&id));
+            if linked || join.dialing || join.wait.until > Instant::now() {
                 continue;
             }
-            match link::connect(&net, *addr, None).await {
-                Ok(id) => {
-                    *known = Some(id);
-                    wait.backoff.clear();
-                }
-                Err(NetError::Own { .. }) => wait.until = Instant::now() + Duration::from_secs(3600),
-                Err(e) => {
-                    tracing::debug!(target: "esker::net", %addr, error = %e, "join");
-                    wait.until = Instant::now() + wait.backoff.fail();
-                }
-            }
+            // Beside each other: one that is dead keeps nobody from the others.
+            join.dialing = true;
+            let (net, told, addr) = (net.clone(), told.clone(), join.addr);
+            tokio::spawn(async move { drop(told.send((at, link::connect(&net, addr, None).await))) });
         }
         for id in candidates(&net, &prefer, turn_of_book, &peers) {
             let wait = peers.entry(id).or_insert_with(|| Wait::new(order.draw()));

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use quinn::{Connecting, Connection, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::frame::{Frame, Hello, PROTOCOL};
 use super::gate::Verdict;
@@ -193,7 +193,7 @@ type Ready = Option<oneshot::Sender<Result<(), NetError>>>;
 
 /// The life of a link from handshake to end.
 async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, ready: Ready) {
-    let addr = conn.remote_address();
+    let (addr, begun) = (conn.remote_address(), Instant::now());
     let met = timeout(STALL, greet(&net, &conn)).await.unwrap_or_else(|_| Err("no greeting within 10 s".into()));
     let (hello, tx, rx) = match met {
         Ok(met) => met,
@@ -224,7 +224,7 @@ async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, rea
         queued: queued.clone(),
         conn: conn.clone(),
     };
-    let Some((generation, before)) = install(&net, peer, entry) else {
+    let Some((generation, before)) = install(&net, peer, entry, begun) else {
         // The other link stays; this one has nothing queued.
         let _ = ready.map(|r| r.send(Ok(())));
         let (mut tx, mut rx) = (tx, rx);
@@ -287,8 +287,8 @@ enum Before {
     Dead,
 }
 
-/// Decides which link stays. On `Some` the new one does.
-fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link) -> Option<(u64, Before)> {
+/// Decides which link stays. On `Some` the new one does; its connection stands since `begun`.
+fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link, begun: Instant) -> Option<(u64, Before)> {
     let mut state = net.state();
     let most = 2 * net.config.links_max.max(1);
     if state.closing || (!state.links.contains_key(&peer) && state.links.len() >= most && !link.dialed) {
@@ -306,6 +306,11 @@ fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link) -> Option<(u64, Befo
     state.book.saw(peer, link.conn.remote_address());
     state.observed.insert(peer, link.hello.observed);
     let generation = link.generation;
+    if before == Before::Dead
+        && let Some(pipes) = state.pipes.get(&peer)
+    {
+        pipes.end_before(begun);
+    }
     // Dropping the old link closes its queue: it sends the rest and ends.
     state.links.insert(peer, link);
     Some((generation, before))

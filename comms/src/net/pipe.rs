@@ -32,6 +32,7 @@ struct Pipe {
     id: u64,
     conn: Connection,
     dialed: bool,
+    begun: Instant,
     streams: Arc<AtomicUsize>,
 }
 
@@ -54,6 +55,14 @@ impl Default for Pipes {
 impl Pipes {
     pub fn len(&self) -> usize {
         self.list.len()
+    }
+
+    /// Ends the pipes that stood before `begun`, when the peer's process began anew: nobody is at their other end, and
+    /// what was asked through them would wait until it is given up.
+    pub fn end_before(&self, begun: Instant) {
+        for pipe in self.list.iter().filter(|p| p.begun < begun) {
+            pipe.conn.close(VarInt::from_u32(code::DONE), b"another process took your place");
+        }
     }
 
     pub fn paths(&self) -> impl Iterator<Item = PathStats> + '_ {
@@ -321,12 +330,12 @@ pub(super) fn accepted(net: Arc<Shared>, conn: Connection, peer: PeerId) {
 
 /// Enters a pipe and takes the streams that the peer opens in it.
 fn adopt(net: &Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool) -> (Connection, Arc<AtomicUsize>) {
-    let streams = Arc::new(AtomicUsize::new(0));
+    let (streams, begun) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let id = {
         let mut state = net.state();
         state.generation += 1;
         let id = state.generation;
-        let pipe = Pipe { id, conn: conn.clone(), dialed, streams: streams.clone() };
+        let pipe = Pipe { id, conn: conn.clone(), dialed, begun, streams: streams.clone() };
         state.pipes.entry(peer).or_default().list.push(pipe);
         if dialed {
             state.book.saw(peer, conn.remote_address());
@@ -334,7 +343,6 @@ fn adopt(net: &Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool) -> (Co
         id
     };
     let (net, pipe) = (net.clone(), (conn.clone(), streams.clone()));
-    let begun = Instant::now();
     tokio::spawn(async move {
         while let Ok(halves) = pipe.0.accept_bi().await {
             let stream = Stream::new(net.clone(), peer, pipe.clone(), halves);

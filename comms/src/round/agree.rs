@@ -220,7 +220,7 @@ impl Agree {
         if self.step == Step::Sign {
             self.learn(quorum);
         }
-        if self.timer.is_some_and(|t| t <= now) {
+        if self.timer.is_some_and(|t| t <= now) || self.step == Step::Sign && self.hopeless(Phase::Sign, spec, quorum) {
             self.give_up(now, spec, me, quorum, acts);
         }
     }
@@ -306,9 +306,17 @@ impl Agree {
             self.valid = Some((self.attempt, hash));
             acts.push(Act::Lock { attempt: self.attempt, manifest: self.manifests[&hash].clone() });
             self.cast(Phase::Sign, Some(hash), now, spec, acts);
-        } else if self.votes(self.attempt, Phase::Ready, None) >= quorum {
+        } else if self.votes(self.attempt, Phase::Ready, None) >= quorum || self.hopeless(Phase::Ready, spec, quorum) {
             self.cast(Phase::Sign, None, now, spec, acts);
         }
+    }
+
+    /// Whether a quorum has spoken, and no manifest can come to one any more, whatever the others say: no time can help.
+    fn hopeless(&self, phase: Phase, spec: &RunSpec, quorum: usize) -> bool {
+        let Some(ballots) = self.ballots.get(&(self.attempt, phase)) else { return false };
+        let silent = spec.validators.len() - ballots.len();
+        let most = ballots.values().filter_map(|(h, _)| *h).map(|h| self.votes(self.attempt, phase, Some(h))).max();
+        ballots.len() >= quorum && most.unwrap_or(0) + silent < quorum
     }
 
     /// A quorum that became ready after this validator signed nothing: what to propose next.

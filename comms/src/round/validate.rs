@@ -40,8 +40,9 @@ pub(super) struct Validator {
     exchanges: BTreeMap<u64, Exchange>,
     agree: Agree,
     last: Last,
-    /// When this process began: who was connected before must have time to come back.
-    began: Time,
+    /// From when on this process knows a round's beginning: after a restart, those who were connected before it have had
+    /// the time to come back.
+    settled: Time,
     /// When round 0 had enough peers.
     gathered: Option<Time>,
     last_closed: Time,
@@ -59,7 +60,7 @@ impl Validator {
             exchanges: BTreeMap::new(),
             agree: Agree::new(0),
             last: Last::default(),
-            began: now,
+            settled: now,
             gathered: None,
             last_closed: 0,
             repeat: now,
@@ -68,6 +69,7 @@ impl Validator {
 
     /// Begins with the round that the chain leaves open, and what was said in it before a restart.
     pub fn start(&mut self, core: &Core, follow: &Follow, records: &[Record], now: Time) {
+        self.settled = now + core.spec.times.grace_ms.max(2 * core.spec.times.retry_ms);
         self.agree = Agree::new(follow.next());
         let round = self.agree.round;
         for record in records {
@@ -138,6 +140,11 @@ impl Validator {
             if holds || core.spec.is_validator(&peer) {
                 out.extend(said.map(|msg| Order::Send { to: peer, msg: msg.clone() }));
             }
+            if core.spec.is_validator(&peer) {
+                // It may have been away, and the authors may be gone.
+                let commits = exchange.updates.values().map(|update| update.msg.clone());
+                out.extend(commits.map(|msg| Order::Send { to: peer, msg }));
+            }
         }
         if core.spec.is_validator(&peer) && follow.next() == self.agree.round {
             out.extend(self.agree.mine(&core.me).into_iter().map(|msg| Order::Send { to: peer, msg }));
@@ -182,6 +189,9 @@ impl Validator {
         out: &mut Vec<Order>,
     ) {
         let Some(peer) = msg.signer() else { return };
+        // Who was away when the round began cannot call a commit late; those who were there do, and where none was, copies
+        // are still found by their picks.
+        let judges = follow.received >= self.settled;
         let Some(exchange) = Validator::exchange(&mut self.exchanges, core, follow, commit.round) else { return };
         if exchange.after.hash != commit.after || exchange.after.manifest.slot(&peer).is_none() {
             return;
@@ -200,7 +210,7 @@ impl Validator {
             }
             None => {}
         }
-        let fault = if exchange.closed.is_some() {
+        let fault = if exchange.closed.is_some() && judges {
             Some(Reason::Late)
         } else if commit.bytes != core.spec.blob_bytes {
             Some(Reason::Malformed)
@@ -322,6 +332,10 @@ impl Validator {
     /// A manifest was accepted: its exchange is over, and the next round's agreement begins.
     pub fn on_tip(&mut self, core: &Core, follow: &Follow, sealed: &Sealed, out: &mut Vec<Order>) {
         let round = sealed.manifest.round;
+        if round == 0 && self.gathered.is_some() {
+            // Here from the run's beginning.
+            self.settled = 0;
+        }
         let later = self.exchanges.split_off(&(round + 1));
         let over = std::mem::replace(&mut self.exchanges, later);
         if let Some(mut exchange) = over.into_iter().find(|(r, _)| *r == round).map(|(_, e)| e) {
@@ -389,13 +403,14 @@ impl Validator {
     /// Takes the open round's exchange on, and says whether it is time for a manifest.
     fn collect(&mut self, core: &mut Core, follow: &mut Follow, now: Time, out: &mut Vec<Order>) -> bool {
         let (round, times) = (self.agree.round, core.spec.times);
-        let (began, last_closed) = (self.began, self.last_closed);
+        let (settled, last_closed) = (self.settled, self.last_closed);
         let Some(tip) = follow.tip().map(|s| (s.manifest.train_ms, s.manifest.collect_ms)) else { return false };
         let Some(exchange) = Validator::exchange(&mut self.exchanges, core, follow, round) else { return false };
         let from = if core.spec.delay == 0 { follow.received } else { follow.received.max(last_closed) };
         let Some(closed) = exchange.closed else {
             let deadline = from + tip.0;
-            let all = exchange.awaited.is_empty() && !exchange.updates.is_empty() && now >= began + 2 * times.retry_ms;
+            let all =
+                exchange.awaited.is_empty() && !exchange.updates.is_empty() && (now >= settled || exchange.full());
             let over = now >= deadline && (exchange.awaited.is_empty() || now >= deadline + times.grace_ms);
             let led = exchange.others_closed.map(|at| at + times.retry_ms);
             if all || over || led.is_some_and(|at| now >= at) {
@@ -405,8 +420,7 @@ impl Validator {
                 core.wake(now, now + times.retry_ms, out);
             } else {
                 let at = if now >= deadline { deadline + times.grace_ms } else { deadline };
-                let settle = began + 2 * times.retry_ms;
-                let at = if now < settle { at.min(settle) } else { at };
+                let at = if now < settled { at.min(settled) } else { at };
                 core.wake(now, led.map_or(at, |led| led.min(at)), out);
             }
             return false;

@@ -96,7 +96,8 @@ fn times(peers: &Peers) -> Times {
         train_ms: ms(peers.train_s),
         grace_ms: ms(peers.grace_s),
         collect_ms: ms(peers.collect_s),
-        attempt_ms: ms(peers.collect_s),
+        // A proposer that is dead costs a few round trips, not the time of a transfer; each further attempt has more.
+        attempt_ms: ms(peers.collect_s).min(ms(10.0 * peers.retry_s).max(1000)),
         retry_ms: ms(peers.retry_s),
     }
 }

@@ -77,6 +77,12 @@ impl Exchange {
         }
     }
 
+    /// Whether nobody who holds a slot can still commit.
+    pub(super) fn full(&self) -> bool {
+        let settled = |p: &PeerId| self.updates.contains_key(p) || self.faults.contains_key(p);
+        self.after.manifest.slots.iter().all(|slot| settled(&slot.peer))
+    }
+
     /// Asks for updates: (whose, from whom).
     pub(super) fn fetch(&mut self, core: &Core, which: &[(PeerId, PeerId)], out: &mut Vec<Order>) {
         let mut wants = Vec::new();
