@@ -3,7 +3,8 @@
 use crate::tiny::Place;
 use esker_comms::net::Config;
 use esker_comms::node::{Made, Node, Setup, TrainJob, Way, Work, role};
-use esker_comms::round::{Event, Expect, Part, Sound};
+use esker_comms::round::log::{Line, Timed};
+use esker_comms::round::{Expect, Part, Sound};
 use esker_comms::wire::Reason;
 use esker_comms::{Hash, Key, RunSpec};
 use esker_kernels::device::Stream;
@@ -182,9 +183,9 @@ fn every_lie_is_turned_away_by_the_protocol() {
         std::fs::create_dir_all(&dir).unwrap();
         let (spec, work) = work(&place, &run, n, &dir);
         let told = Arc::clone(&told);
-        let log = Box::new(move |_, event: &Event| match *event {
-            Event::Counted { round } => _ = told.lock().unwrap().insert((n, round), None),
-            Event::TurnedAway { round, reason } => _ = told.lock().unwrap().insert((n, round), Some(reason)),
+        let log = Box::new(move |timed: &Timed| match timed.line {
+            Line::Counted { round } => _ = told.lock().unwrap().insert((n, round), None),
+            Line::TurnedAway { round, reason } => _ = told.lock().unwrap().insert((n, round), Some(reason)),
             _ => {}
         });
         let join = nodes.first().map(Node::addr).into_iter().collect();
