@@ -4,10 +4,12 @@ mod esker;
 
 use esker::{GOLDEN, esker, fails, json, model_folder};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 18] = [
     "train", "plan", "generate", "score", "serve", "eval", "tokenize", "fetch", "import", "export", "parity", "bench",
-    "doctor",
+    "doctor", "peer", "study", "sim", "replay", "watch",
 ];
+/// The commands of `esker peers`.
+const PEERS: [&str; 3] = ["local", "key", "invite"];
 /// The commands of `esker data`.
 const DATA: [&str; 6] = ["prepare", "import", "export", "verify", "inspect", "mix"];
 
@@ -23,12 +25,14 @@ fn every_command_shows_an_example_of_itself() {
             out.stdout
         );
     }
-    for command in DATA {
-        let out = esker(&["data", command, "--help"]);
-        assert!(out.stdout.contains(&format!("  esker data {command} ")), "{command}: {}", out.stdout);
+    for (group, commands) in [("data", &DATA[..]), ("peers", &PEERS)] {
+        for command in commands {
+            let out = esker(&[group, command, "--help"]);
+            assert!(out.stdout.contains(&format!("  esker {group} {command} ")), "{command}: {}", out.stdout);
+        }
     }
     let all = esker(&["--help"]).stdout;
-    assert!(COMMANDS.iter().chain(&["data"]).all(|c| all.contains(c)), "{all}");
+    assert!(COMMANDS.iter().chain(&["data", "peers"]).all(|c| all.contains(c)), "{all}");
     assert!(all.contains("Exit codes:") && all.contains("130") && all.contains("Example:"), "{all}");
 }
 
@@ -58,6 +62,8 @@ fn exit_codes_tell_input_from_system() {
     fails(&["generate", "--model", &path("")], 2, &["config.json"]);
     fails(&["export", &model, &model], 2, &["has a model already"]);
     fails(&["train", "--resume", &model], 2, &["config.toml"]);
+    fails(&["replay", &model], 2, &["no event log", "help:"]);
+    fails(&["peer", "x.toml", "--join", "nowhere"], 2, &["HOST:PORT"]);
     // What the system refuses: 3.
     fails(&["score", "--model", &path("nowhere"), "--tokens", &path("good.json")], 3, &["nowhere"]);
     fails(&["score", "--model", &model, "--tokens", &path("nowhere.json")], 3, &["nowhere.json"]);
