@@ -35,6 +35,7 @@ const PEERS: &[&str] = &[
     "peers.collect_s=10.0",
     "peers.retry_s=0.05",
     "peers.route=mesh",
+    "peers.admission=open",
 ];
 
 fn run(place: &Place, sets: &[&str]) -> Run {
