@@ -3,8 +3,8 @@
 //! Calls are those of the driver's C interface, as cudarc binds them; its own streams, slices and event tracking are not
 //! used. A context is made current on every call, since the threads of a pool come and go.
 //!
-//! There is a stream for each [`Lane`]; they wait for each other where `copies` says so, by events of ours, and never
-//! otherwise.
+//! There is a stream for kernels, one for copies in and one for copies out; they wait for each other where `copies` says
+//! so, by events of ours, and never otherwise.
 
 mod graph;
 
