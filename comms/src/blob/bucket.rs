@@ -255,12 +255,13 @@ mod remote {
         if bucket.is_empty() {
             return Err(name("it names no bucket".into()));
         }
-        let store: Result<Arc<dyn ObjectStore>, Error> = match scheme {
-            "s3" => AmazonS3Builder::from_env().with_bucket_name(bucket).build().map(|s| Arc::new(s) as _),
-            "gs" => GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build().map(|s| Arc::new(s) as _),
-            _ => MicrosoftAzureBuilder::from_env().with_container_name(bucket).build().map(|s| Arc::new(s) as _),
+        let fail = |e: Error| name(e.to_string());
+        let store: Arc<dyn ObjectStore> = match scheme {
+            "s3" => Arc::new(AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(fail)?),
+            "gs" => Arc::new(GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).build().map_err(fail)?),
+            _ => Arc::new(MicrosoftAzureBuilder::from_env().with_container_name(bucket).build().map_err(fail)?),
         };
-        Ok(Arc::new(Remote::new(store.map_err(|e| name(e.to_string()))?, prefix)))
+        Ok(Arc::new(Remote::new(store, prefix)))
     }
 
     /// A bucket of S3, Google Cloud Storage, Azure, or anything else that object_store speaks to.
