@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -450,11 +451,14 @@ impl Owner {
     }
 }
 
-/// Ports below those that systems hand out, so that nobody takes one while its owner is dead.
+/// Ports below those that systems hand out, so that nobody takes one while its owner is dead; each is given once, as
+/// worlds are made beside each other.
 fn free_ports(n: usize) -> Vec<u16> {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
     let from = 20_000 + (std::process::id() % 10_000) as u16;
+    let next = || from + GIVEN.fetch_add(1, Ordering::Relaxed);
     let free = |port: &u16| UdpSocket::bind(("127.0.0.1", *port)).is_ok();
-    let ports: Vec<u16> = (from..32_000).filter(free).take(n).collect();
+    let ports: Vec<u16> = std::iter::repeat_with(next).take_while(|&port| port < 32_000).filter(free).take(n).collect();
     assert_eq!(ports.len(), n, "soak: no free ports above {from}");
     ports
 }
