@@ -22,7 +22,7 @@ struct Answer {
     seconds: f64,
 }
 
-pub fn run(args: cli::Eval) -> Result<(), Failure> {
+pub fn run(args: cli::model::Eval) -> Result<(), Failure> {
     if !args.tasks.names.is_empty() {
         return tasks::run(&args);
     }

@@ -25,7 +25,7 @@ struct Answer<'a> {
     tokens_per_s: f64,
 }
 
-pub fn run(args: cli::Generate) -> Result<(), Failure> {
+pub fn run(args: cli::model::Generate) -> Result<(), Failure> {
     let model = Opened::new(&args.model)?;
     let tokenizer = model.tokenizer()?;
     let options = if args.greedy {

@@ -25,7 +25,7 @@ pub struct Opened {
 
 impl Opened {
     /// Finds, checks and loads.
-    pub fn new(args: &cli::Model) -> Result<Opened, Failure> {
+    pub fn new(args: &cli::model::Model) -> Result<Opened, Failure> {
         open(&args.dir, args.dtype.into(), args.threads)
     }
 

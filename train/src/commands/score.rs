@@ -20,7 +20,7 @@ struct Scores {
     logprob: Vec<Vec<f32>>,
 }
 
-pub fn run(args: cli::Score) -> Result<(), Failure> {
+pub fn run(args: cli::model::Score) -> Result<(), Failure> {
     let rows = read(&args.tokens)?;
     let model = Opened::new(&args.model)?;
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();

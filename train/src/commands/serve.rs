@@ -7,7 +7,7 @@ use esker_eval::serve::{Options, Server};
 /// Prompts and answers are not longer than this unless asked for.
 const LENGTH_MAX: usize = 4096;
 
-pub fn run(args: cli::Serve) -> Result<(), Failure> {
+pub fn run(args: cli::model::Serve) -> Result<(), Failure> {
     let model = Opened::new(&args.model)?;
     let tokenizer = model.tokenizer()?;
     let max_length = if args.max_length > 0 { args.max_length } else { model.config().context.min(LENGTH_MAX) };

@@ -31,7 +31,7 @@ use std::{
 /// Between two looks for a new checkpoint.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-pub fn run(args: &cli::Eval) -> Result<(), Failure> {
+pub fn run(args: &cli::model::Eval) -> Result<(), Failure> {
     let suite = load(&args.tasks)?;
     if args.tasks.follow {
         return follow(args, &suite);
@@ -53,7 +53,7 @@ pub fn run(args: &cli::Eval) -> Result<(), Failure> {
 }
 
 /// Rows of all tasks, before a model is opened: what is missing is said at once.
-fn load(args: &cli::Tasks) -> Result<Suite, Failure> {
+fn load(args: &cli::model::Tasks) -> Result<Suite, Failure> {
     let data = args.data.as_deref().expect("cli: --tasks needs --data");
     let options = Options {
         limit: args.limit,
@@ -74,7 +74,12 @@ fn load(args: &cli::Tasks) -> Result<Suite, Failure> {
     Ok(suite)
 }
 
-fn score(model: &Opened, tokenizer: &Tokenizer, args: &cli::Tasks, suite: &Suite) -> Result<Vec<Outcome>, Failure> {
+fn score(
+    model: &Opened,
+    tokenizer: &Tokenizer,
+    args: &cli::model::Tasks,
+    suite: &Suite,
+) -> Result<Vec<Outcome>, Failure> {
     let options = engine::Options { max_length: args.max_length, add_bos: args.add_bos, eos: model.card.eos.clone() };
     let mut engine = Engine::new(&model.stream, model.config(), &model.weights, tokenizer, options)?;
     if let Some(dir) = &args.log_samples {
@@ -120,7 +125,13 @@ fn keep(dir: &Path, task: &Task, answers: &[Answer], scored: &[Scored]) -> Resul
 }
 
 /// The harness's layout, and what was run.
-fn results(args: &cli::Eval, model: &Opened, suite: &Suite, outcomes: &[Outcome], seconds: f64) -> serde_json::Value {
+fn results(
+    args: &cli::model::Eval,
+    model: &Opened,
+    suite: &Suite,
+    outcomes: &[Outcome],
+    seconds: f64,
+) -> serde_json::Value {
     let mut out = report::json(outcomes);
     let name = args.model.dir.display().to_string();
     let max_length = args.tasks.max_length.unwrap_or(model.config().context);
@@ -145,7 +156,7 @@ fn results(args: &cli::Eval, model: &Opened, suite: &Suite, outcomes: &[Outcome]
 }
 
 /// Scores each checkpoint of a run that was not scored yet, until the last step's is.
-fn follow(args: &cli::Eval, suite: &Suite) -> Result<(), Failure> {
+fn follow(args: &cli::model::Eval, suite: &Suite) -> Result<(), Failure> {
     let folder = &args.model.dir;
     let own = folder.join(folder::CONFIG);
     if !own.exists() {
@@ -192,7 +203,7 @@ fn scored_before(folder: &Path, suite: &Suite) -> Result<HashSet<u64>, Failure> 
     Ok(rows.iter().map(|r| r.step).filter(|&step| has(step)).collect())
 }
 
-fn one(args: &cli::Eval, suite: &Suite, step: u64, path: &Path) -> Result<(), Failure> {
+fn one(args: &cli::model::Eval, suite: &Suite, step: u64, path: &Path) -> Result<(), Failure> {
     let begin = Instant::now();
     Manifest::verify(path, step)?;
     let model = model::open(path, args.model.dtype.into(), args.model.threads)?;
