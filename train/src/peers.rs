@@ -3,11 +3,12 @@
 //! [`crate::outer`] is an owner's part of a round as a library, `esker_comms::node` a process that agrees with others on
 //! what counts. This joins them: [`spec`] writes down what all must agree on, [`work`] is the owner as the node wants it,
 //! [`peer`] one process, [`local`] several on one machine, [`page`] what came of it. [`events`] is what a process keeps
-//! of its days, [`replay`] reads it; [`invite`] lets a guest in.
+//! of its days, [`replay`] reads it; [`invite`] lets a guest in, [`lock`] keeps two processes out of one folder.
 
 pub mod events;
 pub mod invite;
 pub mod local;
+pub mod lock;
 pub mod page;
 pub mod peer;
 pub mod replay;
@@ -140,6 +141,17 @@ pub enum PeersError {
     NoPeers {
         /// The run.
         name: String,
+    },
+    /// Another process has the folder.
+    #[error(
+        "{dir} is in use by process {by}: each owner has a folder of its own, named with --dir; to go on with this one, end that \
+         process first"
+    )]
+    Taken {
+        /// The folder.
+        dir: PathBuf,
+        /// The other process.
+        by: String,
     },
     /// Nobody decides.
     #[error(

@@ -17,7 +17,11 @@ fn failure(e: PeersError) -> Failure {
     let kind = match &e {
         PeersError::Stopped => Kind::Stopped,
         PeersError::Roots { .. } | PeersError::Ended { .. } => Kind::Check,
-        PeersError::System { .. } | PeersError::Folder(_) | PeersError::Node(_) | PeersError::Live(_) => Kind::System,
+        PeersError::System { .. }
+        | PeersError::Taken { .. }
+        | PeersError::Folder(_)
+        | PeersError::Node(_)
+        | PeersError::Live(_) => Kind::System,
         _ => Kind::Input,
     };
     Failure { kind, message: e.to_string(), help: Vec::new() }

@@ -1,6 +1,7 @@
 //! One process of a run: opens what there is, starts the node, and tells what it sees, a line a round.
 
 use super::events::EventLog;
+use super::lock::Lock;
 use super::work::OwnerWork;
 use super::{PeersError, Route, spec};
 use crate::config::Run;
@@ -31,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Options {
     /// What is trained.
     pub run: Run,
-    /// Its folder: key, owner's state, journal, updates.
+    /// Its folder: key, owner's state, journal, updates. No other process may have it.
     pub dir: PathBuf,
     /// Where it listens.
     pub bind: SocketAddr,
@@ -123,6 +124,8 @@ pub(super) fn open(run: &Run, dir: &Path) -> Result<Opened, PeersError> {
 /// Runs until all rounds are applied and `linger` is over, or `stop` is raised.
 pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> Result<(), PeersError> {
     let Options { run, dir, bind, join, roles, linger, page, invite } = options;
+    std::fs::create_dir_all(&dir).map_err(|source| FolderError::Io { path: dir.clone(), action: "create", source })?;
+    let _lock = Lock::take(&dir)?;
     let Opened { key, mut owner, spec } = open(&run, &dir)?;
     owner.restore(&dir)?;
     let way = match &spec::peers(&run)?.route {

@@ -10,64 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The run. `@` stands for the folder that holds the shards.
-pub const TOML: &str = r#"
-name = "tiny"
-seed = 7
-[model]
-family = "llama"
-vocab = 257
-context = 32
-hidden = 16
-layers = 2
-heads = 4
-kv_heads = 2
-head_dim = 4
-ffn = 24
-norm_eps = 1e-5
-tied = true
-init_std = 0.05
-rope = { theta = 10000.0 }
-[data]
-source = "shards"
-tokenizer = { kind = "bytes" }
-train = ["@/train-00000.shard"]
-validation = ["@/val-00000.shard"]
-document_mask = true
-[batch]
-tokens_per_step = 128
-seq_len = 16
-micro_rows = 4
-grain_rows = 1
-virtual_ranks = 1
-[optim]
-kind = "adamw"
-lr = 1e-2
-beta1 = 0.9
-beta2 = 0.95
-eps = 1e-8
-weight_decay = 0.1
-clip_norm = 1.0
-[schedule]
-kind = "cosine"
-warmup_steps = 2
-final_ratio = 0.1
-[train]
-steps = 6
-dtype = "f32"
-recompute = "none"
-threads = 1
-[guard]
-window = 4
-sigma = 6.0
-action = "report"
-[validation]
-every_steps = 4
-tokens = 100
-[checkpoint]
-every_steps = 0
-keep_last = 2
-keep_every = 0
-"#;
+pub const TOML: &str = include_str!("../tiny.toml");
 
 /// A folder with shards of made-up text, packed once, and room for runs.
 pub struct Place {

@@ -55,6 +55,9 @@ fn for_twenty_seconds() {
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     fails(&["doctor", "--join", &nobody, "--dir", dir, "--listen", "127.0.0.1:0"], 1, &["keep this machine out"]);
 
+    // A second process in a folder that one has; that a killed one leaves it free is what the soak did all along.
+    fails(&["peer", world.config(), "--dir", world.folder(0)], 3, &["is in use by process", "--dir"]);
+
     let best = world.best();
     world.end();
     let folder = world.folder(0);

@@ -20,84 +20,28 @@ const ALIVE_MAX: usize = 10;
 /// Owners in all: who comes when all of these have been here is one of them again.
 const OWNERS_MAX: usize = 40;
 
-/// A run of tiny rounds without an end. `@` stands for the folder of the shards, `VALIDATORS` for their keys.
-const TOML: &str = r#"
-name = "soak"
-seed = 7
-[model]
-family = "llama"
-vocab = 257
-context = 32
-hidden = 16
-layers = 2
-heads = 4
-kv_heads = 2
-head_dim = 4
-ffn = 24
-norm_eps = 1e-5
-tied = true
-init_std = 0.05
-rope = { theta = 10000.0 }
-[data]
-source = "shards"
-tokenizer = { kind = "bytes" }
-train = ["@/train-00000.shard"]
-validation = ["@/val-00000.shard"]
-document_mask = true
-[batch]
-tokens_per_step = 64
-seq_len = 16
-micro_rows = 4
-grain_rows = 1
-virtual_ranks = 1
-[optim]
-kind = "adamw"
-lr = 1e-3
-beta1 = 0.9
-beta2 = 0.95
-eps = 1e-8
-weight_decay = 0.1
-clip_norm = 1.0
-[schedule]
-kind = "cosine"
-warmup_steps = 2
-final_ratio = 0.1
-[train]
-steps = 400000
-dtype = "f32"
-recompute = "none"
-threads = 1
-[outer]
-slots = 16
-inner_steps = 4
-codec = "compact"
-k = 64
-beta = 0.95
-mean = "senders"
-clip = "median"
-alpha = [{ round = 0, value = 1.0 }]
-[peers]
-validators = VALIDATORS
-owners_min = 1
-delay = 0
-train_s = 3.0
-grace_s = 1.0
-collect_s = 3.0
-retry_s = 0.2
-route = "mesh"
-admission = "open"
-[guard]
-window = 4
-sigma = 6.0
-action = "report"
-[validation]
-every_steps = 0
-tokens = 100
-[checkpoint]
-every_steps = 0
-keep_last = 1
-keep_every = 0
-"#;
+/// The tests' tiny run, of rounds without an end that owners share.
+const SETS: [&str; 19] = [
+    "name=soak",
+    "batch.tokens_per_step=64",
+    "optim.lr=1e-3",
+    "train.steps=400000",
+    "validation.every_steps=0",
+    "outer.slots=16",
+    "outer.inner_steps=4",
+    "outer.codec=compact",
+    "outer.k=64",
+    "outer.beta=0.95",
+    "outer.mean=senders",
+    "outer.clip=median",
+    "outer.alpha=[{ round = 0, value = 1.0 }]",
+    "peers.owners_min=1",
+    "peers.delay=0",
+    "peers.train_s=3.0",
+    "peers.grace_s=1.0",
+    "peers.collect_s=3.0",
+    "peers.retry_s=0.2",
+];
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
@@ -207,8 +151,12 @@ impl World {
         keys.sort_unstable();
         let keys: Vec<String> = keys.iter().map(|k| format!("\"{k}\"")).collect();
         let config = dir.join("run.toml");
-        let toml = TOML.replace('@', dir.to_str().unwrap()).replace("VALIDATORS", &format!("[{}]", keys.join(", ")));
-        fs::write(&config, toml).unwrap();
+        let toml = include_str!("../tiny.toml").replace('@', dir.to_str().unwrap());
+        let mut sets: Vec<String> = SETS.map(String::from).to_vec();
+        sets.extend(["peers.route=mesh".into(), "peers.admission=open".into()]);
+        sets.push(format!("peers.validators=[{}]", keys.join(", ")));
+        let run = esker_train::config::parse(&toml, "soak.toml", &sets).unwrap_or_else(|e| panic!("{e}"));
+        fs::write(&config, run.to_toml()).unwrap();
         let join = owners.iter().map(|o| o.listen.clone()).collect();
         let (tell, told) = channel();
         let (roots, tally) = (BTreeMap::new(), Tally::default());
