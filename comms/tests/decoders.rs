@@ -2,12 +2,14 @@
 //! fuzz targets call. None may panic, none may take more memory than twice its declared bound, and what is taken is
 //! written again byte for byte.
 //!
-//! `ESKER_FUZZ=N` plays N mutants a target instead of 20000; the seed is printed by the run.
+//! `ESKER_FUZZ=N` plays N mutants a target instead of 20000, `ESKER_FUZZ_ONLY=frame,request` of these targets alone; the
+//! seed is printed by the run.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
 
+use esker_comms::net::frame::OWN_FRAME_MAX;
 use esker_comms::round::Record;
 use esker_comms::round::log::{Line, Timed};
 use esker_comms::sim::work::Rng;
@@ -20,24 +22,58 @@ use std::sync::Arc;
 
 #[path = "../fuzz/entries"]
 mod entries {
+    pub mod blob_map;
+    pub mod frame;
     pub mod journal;
     pub mod log;
     pub mod manifest;
     pub mod message;
+    pub mod request;
     pub mod spec;
 }
 
-/// The targets by name.
 /// A decoder that may refuse, and must not panic.
 type Decode = fn(&[u8]);
 
-const TARGETS: [(&str, Decode); 5] = [
+/// What the rounds read, by name. Their valid bytes are made here.
+const ROUNDS: [(&str, Decode); 5] = [
     ("message", entries::message::run),
     ("manifest", entries::manifest::run),
     ("spec", entries::spec::run),
     ("journal", entries::journal::run),
     ("log", entries::log::run),
 ];
+
+/// A decoder that says whether it took the bytes.
+type Verdict = fn(&[u8]) -> Result<(), String>;
+
+/// What the transport and the blobs read. Files of their corpora begin with `valid` where they are taken.
+const WIRE: [(&str, Verdict); 3] =
+    [("frame", entries::frame::run), ("request", entries::request::run), ("blob_map", entries::blob_map::run)];
+
+/// All targets by name.
+fn targets() -> Vec<(&'static str, Decode)> {
+    let wire: [Decode; 3] = [
+        |bytes| drop(entries::frame::run(bytes)),
+        |bytes| drop(entries::request::run(bytes)),
+        |bytes| drop(entries::blob_map::run(bytes)),
+    ];
+    ROUNDS.into_iter().chain(WIRE.map(|(name, _)| name).into_iter().zip(wire)).collect()
+}
+
+/// The files of a target's corpus, by name.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let read = |file: std::io::Result<std::fs::DirEntry>| {
+        let file = file.unwrap();
+        (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap())
+    };
+    let mut files: Vec<_> = files.map(read).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{target} has no corpus");
+    files
+}
 
 struct Counting;
 
@@ -141,6 +177,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             ];
             vec![records.iter().flat_map(Record::encode).collect()]
         }
+        "frame" | "request" | "blob_map" => corpus(target).into_iter().map(|(_, bytes)| bytes).collect(),
         _ => {
             let lines = [Line::Counted { round: 3 }, Line::Refused { by: PeerId([1; 32]), reason: Reason::Late }];
             vec![lines.into_iter().flat_map(|line| Timed { at: 5, line }.encode_framed()).collect()]
@@ -154,6 +191,8 @@ fn bound(target: &str, input: usize) -> usize {
     4096 + 2 * match target {
         "message" => message,
         "spec" => SPEC_BYTES_MAX,
+        "frame" => input.max(OWN_FRAME_MAX),
+        "request" | "blob_map" => input,
         // A manifest, a journal and a log are held against the bytes that are there.
         _ => input.max(message),
     }
@@ -186,22 +225,21 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
 
 #[test]
 fn corpora() {
-    for (target, run) in TARGETS {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-        let mut count = 0;
-        for file in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            let bytes = std::fs::read(file.unwrap().path()).unwrap();
-            run(&bytes);
-            count += 1;
+    for (target, run) in ROUNDS {
+        corpus(target).iter().for_each(|(_, bytes)| run(bytes));
+    }
+    for (target, run) in WIRE {
+        for (file, bytes) in corpus(target) {
+            let outcome = run(&bytes);
+            assert_eq!(outcome.is_ok(), file.starts_with("valid"), "{target}/{file}: {outcome:?}");
         }
-        assert!(count > 0, "{target} has no corpus");
     }
 }
 
 /// The files of bytes kept for ever: what is valid today decodes tomorrow. `ESKER_CORPUS=1` writes them.
 #[test]
 fn kept_bytes_are_those_of_today() {
-    for (target, run) in TARGETS {
+    for (target, run) in ROUNDS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
         for (i, bytes) in seeds(target).into_iter().enumerate() {
             let file = folder.join(format!("valid-{i:02}"));
@@ -218,13 +256,17 @@ fn kept_bytes_are_those_of_today() {
 #[test]
 fn mutants() {
     let times: u64 = std::env::var("ESKER_FUZZ").map_or(20_000, |n| n.parse().expect("ESKER_FUZZ: a number"));
-    for (target, run) in TARGETS {
+    let only = std::env::var("ESKER_FUZZ_ONLY").ok();
+    let named = |target: &str| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == target));
+    for (target, run) in targets().into_iter().filter(|(target, _)| named(target)) {
         let seeds = seeds(target);
         // What a target makes once and keeps is not held for an input.
         seeds.iter().for_each(|seed| run(seed));
         let (mut rng, mut most, mut taken) = (Rng(0xe5ce), 0, 0u64);
+        let mut bytes = Vec::new();
         for i in 0..times {
-            let mut bytes = seeds[i as usize % seeds.len()].clone();
+            bytes.clear();
+            bytes.extend_from_slice(&seeds[i as usize % seeds.len()]);
             mutate(&mut bytes, &mut rng);
             let held = peak(|| run(&bytes));
             most = most.max(held);

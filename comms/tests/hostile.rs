@@ -291,3 +291,45 @@ fn a_flood_of_handshakes_is_bounded_and_honest_peers_get_in() {
         assert!(traffic.links <= 51);
     });
 }
+
+/// Strangers under many keys hold every place of a process; a peer of the run gets in all the same, and is served.
+#[test]
+fn strangers_do_not_crowd_out_the_run() {
+    run(async {
+        let wire = Wire::new(7);
+        let (victim, mut inbox) = wire.net(0, line(), |c| (c.links_max, c.bulk_peers_max) = (4, 4));
+        let store = Arc::new(Store::memory(1 << 30));
+        let name = store.insert(&noise(MIB, 1), 0).unwrap();
+        tokio::spawn(serve(victim.clone(), inbox.streams, store, Arc::new(Open)));
+        let mut strangers = Vec::new();
+        for n in 1..=12 {
+            let (net, inbox) = wire.net(n, line(), |_| {});
+            drain(inbox.events);
+            let linked = net.connect(Wire::addr(0), None).await.is_ok();
+            let stream = net.open(victim.me()).await;
+            strangers.push((net, linked, stream));
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((victim.traffic().links, victim.traffic().pipes), (8, 4));
+        let (ours, other) = (key(50), key(51));
+        victim.favour([ours.id()].into());
+        let (mut fetchers, mut came) = (Vec::new(), Vec::new());
+        for n in [50, 51] {
+            let (net, inbox) = wire.net(n, line(), |_| {});
+            drain(inbox.events);
+            let _ = net.connect(Wire::addr(0), None).await;
+            let mine = Arc::new(Store::memory(1 << 30));
+            let fetcher = Fetcher::start(net.clone(), mine.clone(), 1, mpsc::unbounded_channel().0);
+            let come = fetcher.fetch(name, MIB as u64, 0, Priority::Round, vec![victim.me()]);
+            came.push(timeout(Duration::from_secs(15), come).await.is_ok_and(|r| r.is_ok()));
+            fetchers.push((net, fetcher));
+        }
+        assert_eq!(came, [true, false], "one of the run, one more stranger");
+        assert!(victim.linked(&ours.id()) && !victim.linked(&other.id()));
+        let mut gone = 0;
+        while let Ok(event) = inbox.events.try_recv() {
+            gone += usize::from(matches!(event, Event::Down { why, .. } if why.contains("a peer of the run")));
+        }
+        assert_eq!(gone, 1, "the stranger that gave way is told to the layer above");
+    });
+}

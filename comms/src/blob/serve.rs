@@ -2,11 +2,17 @@
 //!
 //! A policy says which blob a peer may have (before the reveal of a round nobody may have its updates) and which
 //! offers are taken. At most as many chunks are served at once as the owner's cap lets go at 128 KiB a second each;
-//! who comes above that is told to come later, in two bytes.
+//! who comes above that is told to come later, in two bytes. So is who has many turns while few are left:
+//!
+//! turns of one peer ≤ 2 · free turns,   a free turn in eight kept for the peers of the run
+//!
+//! Alone a peer gets two thirds of all turns; n who ask for all get about a n-th each, and one more always finds some
+//! free. The rule is that of buffers in switches: Choudhury & Hahne 1998, "Dynamic queue length thresholds".
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::ask::{Ask, REQUEST_BYTES, Request, Status};
 use super::off;
@@ -49,15 +55,63 @@ impl Policy for Open {
 
 /// Answers streams until there are no more. Meant to be spawned.
 pub async fn serve(net: Net, mut streams: mpsc::Receiver<Stream>, store: Arc<Store>, policy: Arc<dyn Policy>) {
-    let slots = Arc::new(Semaphore::new(net.serve_slots()));
+    let turns = Turns::new(net.serve_slots());
     while let Some(stream) = streams.recv().await {
-        let (store, policy, slots) = (store.clone(), policy.clone(), slots.clone());
+        let (store, policy, turns, net) = (store.clone(), policy.clone(), turns.clone(), net.clone());
         tokio::spawn(async move {
             let peer = stream.peer;
-            if let Err(e) = answer(stream, store, policy, slots).await {
+            let turn = || turns.take(peer, net.favours(&peer));
+            if let Err(e) = answer(stream, store, policy, turn).await {
                 tracing::debug!(target: "esker::blob", %peer, error = %e, "serve");
             }
         });
+    }
+}
+
+/// Chunks that are served at once, by whom they go to.
+#[derive(Clone)]
+struct Turns(Arc<Mutex<Held>>);
+
+struct Held {
+    free: usize,
+    /// Turns kept for the peers of the run.
+    kept: usize,
+    by: BTreeMap<PeerId, usize>,
+}
+
+/// A turn, until it is dropped.
+struct Turn {
+    of: Turns,
+    peer: PeerId,
+}
+
+impl Turns {
+    fn new(all: usize) -> Turns {
+        Turns(Arc::new(Mutex::new(Held { free: all, kept: all / 8, by: BTreeMap::new() })))
+    }
+
+    fn take(&self, peer: PeerId, favoured: bool) -> Option<Turn> {
+        let mut held = self.0.lock().expect("no panic under this lock");
+        let free = if favoured { held.free } else { held.free.saturating_sub(held.kept) };
+        let own = held.by.get(&peer).copied().unwrap_or(0);
+        if free == 0 || own > 2 * free {
+            return None;
+        }
+        held.free -= 1;
+        held.by.insert(peer, own + 1);
+        Some(Turn { of: self.clone(), peer })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut held = self.of.0.lock().expect("no panic under this lock");
+        held.free += 1;
+        let own = held.by.get_mut(&self.peer).expect("serve: a turn that was taken");
+        *own -= 1;
+        if *own == 0 {
+            held.by.remove(&self.peer);
+        }
     }
 }
 
@@ -65,7 +119,7 @@ async fn answer(
     mut stream: Stream,
     store: Arc<Store>,
     policy: Arc<dyn Policy>,
-    slots: Arc<Semaphore>,
+    turn: impl Fn() -> Option<Turn>,
 ) -> Result<(), StreamFault> {
     let mut bytes = [0; REQUEST_BYTES];
     stream.read_exact(&mut bytes).await?;
@@ -77,10 +131,10 @@ async fn answer(
     let name = request.name;
     let allowed =
         !matches!(request.what, Ask::Chunk(_) | Ask::Outline(_) | Ask::Have(_)) || policy.may_have(&stream.peer, &name);
-    let _slot = match (allowed, request.what) {
-        (true, Ask::Chunk(_) | Ask::Down(_) | Ask::Up(_)) => match slots.try_acquire_owned() {
-            Ok(slot) => Some(slot),
-            Err(_) => return say(stream, Status::Busy, &[]).await,
+    let _turn = match (allowed, request.what) {
+        (true, Ask::Chunk(_) | Ask::Down(_) | Ask::Up(_)) => match turn() {
+            Some(turn) => Some(turn),
+            None => return say(stream, Status::Busy, &[]).await,
         },
         _ => None,
     };
@@ -135,4 +189,36 @@ async fn say(mut stream: Stream, status: Status, body: &[u8]) -> Result<(), Stre
     stream.write(body).await?;
     stream.finish();
     stream.sent().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    /// Takes as many as there are.
+    fn all(turns: &Turns, peer: PeerId, favoured: bool) -> Vec<Turn> {
+        std::iter::from_fn(|| turns.take(peer, favoured)).collect()
+    }
+
+    #[test]
+    fn no_peer_has_all_turns_and_strangers_leave_some_to_the_run() {
+        let turns = Turns::new(64);
+        let greedy = all(&turns, id(1), false);
+        assert!((32..48).contains(&greedy.len()), "{}", greedy.len());
+        // Whoever comes finds some, and strangers under many keys leave those kept for the peers of the run.
+        let crowd: Vec<Vec<Turn>> = (2..200).map(|n| all(&turns, id(n), false)).collect();
+        assert!(crowd[0].len() >= 4 && crowd.iter().flatten().count() + greedy.len() == 56);
+        let ours = [all(&turns, id(201), true), all(&turns, id(202), true)];
+        assert_eq!(ours.each_ref().map(Vec::len), [6, 2]);
+        drop((greedy, crowd, ours));
+        assert_eq!(turns.0.lock().unwrap().free, 64);
+        assert!(turns.0.lock().unwrap().by.is_empty());
+        // A line that carries two has two.
+        let few = Turns::new(2);
+        assert_eq!(all(&few, id(1), false).len(), 2);
+    }
 }

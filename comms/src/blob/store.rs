@@ -326,13 +326,16 @@ impl Store {
             file.read_exact(&mut bytes)
         };
         let mut read = read;
-        // A part may become a blob between the two lines above.
+        // A part may become a blob between the two lines above, and either may be deleted by another thread.
         let result = match read(kind) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && kind == "part" => read("blob"),
             other => other,
         };
-        result.map_err(|e| self.fault(&self.path(name, kind), e))?;
-        Ok(Some(bytes))
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.size(name).is_none() => Ok(None),
+            Err(e) => Err(self.fault(&self.path(name, kind), e)),
+            Ok(()) => Ok(Some(bytes)),
+        }
     }
 
     /// A whole blob, if it is whole. For updates and manifests; a checkpoint is read by chunks.
@@ -478,5 +481,27 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A blob that is forgotten while another thread reads it is gone, which is no fault of the disk.
+    #[test]
+    fn a_blob_that_goes_while_it_is_read_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), 1 << 30).unwrap();
+        let bytes = vec![7; 3000];
+        let name = Hash::of(&bytes);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| (0..4000).filter(|_| store.read_all(&name).unwrap().is_some()).count());
+            while !reader.is_finished() {
+                store.insert(&bytes, 0).unwrap();
+                store.remove(&name).unwrap();
+            }
+            reader.join().unwrap();
+        });
     }
 }

@@ -8,6 +8,9 @@
 //! | else | accept |
 //! | after the handshake, the key has used its tokens | close |
 //!
+//! And whom this process may dial on hearsay: a subnet has tokens here too, since whoever tells us of a thousand peers at
+//! a stranger's address would have us, and all others that he tells, knock there.
+//!
 //! Pure: time comes in as a duration since any fixed start. Both tables have a bound; when one is full, entries whose
 //! bucket is full again (that is, who did nothing lately) go first, then the newcomer is turned away.
 
@@ -46,6 +49,10 @@ pub struct Limits {
     pub key_burst: f64,
     /// Connections a second that a key gains.
     pub key_rate: f64,
+    /// Addresses of a subnet that are dialled on hearsay at once.
+    pub dial_burst: f64,
+    /// Such dials a second that a subnet gains.
+    pub dial_rate: f64,
     /// Subnets, and keys, remembered at most.
     pub table_max: usize,
 }
@@ -59,6 +66,8 @@ impl Default for Limits {
             subnet_rate: 16.0,
             key_burst: 24.0,
             key_rate: 0.5,
+            dial_burst: 128.0,
+            dial_rate: 4.0,
             table_max: 4096,
         }
     }
@@ -71,6 +80,7 @@ pub struct Gate {
     pending: usize,
     subnets: BTreeMap<[u8; 7], Bucket>,
     keys: BTreeMap<PeerId, Bucket>,
+    dials: BTreeMap<[u8; 7], Bucket>,
 }
 
 /// The /24 or /48 of an address, with a mark for its family. A v4 address inside v6 counts as v4.
@@ -103,7 +113,7 @@ fn take<K: Ord>(table: &mut BTreeMap<K, Bucket>, max: usize, now: Duration, key:
 impl Gate {
     /// A gate that has seen nobody.
     pub fn new(limits: Limits) -> Gate {
-        Gate { limits, pending: 0, subnets: BTreeMap::new(), keys: BTreeMap::new() }
+        Gate { limits, pending: 0, subnets: BTreeMap::new(), keys: BTreeMap::new(), dials: BTreeMap::new() }
     }
 
     /// A handshake has arrived. On `Accept` it counts as pending until `settled`.
@@ -131,6 +141,12 @@ impl Gate {
     pub fn admit(&mut self, now: Duration, key: PeerId) -> bool {
         let l = &self.limits;
         take(&mut self.keys, l.table_max, now, key, l.key_rate, l.key_burst)
+    }
+
+    /// Whether an address that others told may be dialled.
+    pub fn may_dial(&mut self, now: Duration, to: IpAddr) -> bool {
+        let l = &self.limits;
+        take(&mut self.dials, l.table_max, now, subnet(to), l.dial_rate, l.dial_burst)
     }
 
     /// Handshakes under way.
@@ -177,6 +193,8 @@ mod tests {
         assert!(g.admit(Duration::ZERO, PeerId([1; 32])) && g.admit(Duration::ZERO, PeerId([1; 32])));
         assert!(!g.admit(Duration::ZERO, PeerId([1; 32])));
         assert!(g.admit(Duration::from_secs(3), PeerId([1; 32])));
+        assert!((0..1000).filter(|n| g.may_dial(Duration::ZERO, ip(n % 256))).count() == 128);
+        assert!(g.may_dial(Duration::ZERO, ip(1 << 8)) && g.may_dial(Duration::from_secs(1), ip(7)));
         for n in 0..10_000u32 {
             let _ = g.arrived(Duration::ZERO, ip(n << 8), true);
             g.pending = 0;

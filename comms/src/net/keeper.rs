@@ -73,17 +73,21 @@ pub(super) fn ask(net: &Arc<Shared>, peer: PeerId) {
 
 /// Answers such a question.
 pub(super) fn tell(net: &Arc<Shared>, asker: PeerId) {
-    let state = net.state();
-    let Some(link) = state.links.get(&asker) else { return };
-    let places = state.book.tell(&asker, state.generation);
-    let _ = link.queue(Frame::Where(places).to_wire());
+    let mut guard = net.state();
+    let state = &mut *guard;
+    let Some(link) = state.links.get_mut(&asker) else { return };
+    if link.may_ask(net.start.elapsed()) {
+        let places = state.book.tell(&asker, &state.favoured, state.generation);
+        let _ = link.queue(Frame::Where(places).to_wire());
+    }
 }
 
 /// Takes such an answer: hints, no more.
 pub(super) fn heard(net: &Arc<Shared>, places: Vec<Place>) {
     let mut state = net.state();
     for place in places.into_iter().filter(|p| p.id != net.me) {
-        state.book.heard(place.id, &place.addrs);
+        let favoured = state.favoured.contains(&place.id);
+        state.book.heard(place.id, &place.addrs, favoured);
     }
 }
 
@@ -143,16 +147,16 @@ fn candidates(net: &Arc<Shared>, prefer: &BTreeSet<PeerId>, turn: u64, waits: &B
             && waits.get(id).is_none_or(|w| w.until <= now)
     };
     let mut out: Vec<PeerId> = prefer.iter().copied().filter(free).take(DIALS_PER_TURN).collect();
-    let room = net.config.links_max.saturating_sub(state.links.len()).min(DIALS_PER_TURN);
-    let known: Vec<PeerId> = state.book.ids().collect();
-    let first = if known.is_empty() { 0 } else { (turn % known.len() as u64) as usize };
-    for id in known[first..].iter().chain(&known[..first]) {
-        if out.len() >= room {
-            break;
-        }
-        if free(id) && !prefer.contains(id) {
-            out.push(*id);
-        }
+    let ours = |id: &PeerId| state.favoured.contains(id);
+    let (run, strangers): (Vec<PeerId>, Vec<PeerId>) = state.book.ids().partition(ours);
+    // Links that strangers hold are no reason to leave out a peer of the run.
+    let held = [state.links.keys().filter(|id| ours(id)).count(), state.links.len()];
+    for (known, held) in [run, strangers].into_iter().zip(held) {
+        let room = net.config.links_max.saturating_sub(held).min(DIALS_PER_TURN);
+        let first = if known.is_empty() { 0 } else { (turn % known.len() as u64) as usize };
+        let turned = known[first..].iter().chain(&known[..first]);
+        let some = turned.filter(|id| free(id) && !prefer.contains(id)).take(room.saturating_sub(out.len()));
+        out.extend(some.copied().collect::<Vec<_>>());
     }
     out
 }
@@ -181,6 +185,14 @@ pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetErro
     let _dialing = Dialing(net, peer);
     let mut last = NetError::NoAddress { peer };
     for addr in addrs {
+        let may = {
+            let mut state = net.state();
+            state.book.answered(&peer, &addr) || state.gate.may_dial(net.start.elapsed(), addr.ip())
+        };
+        if !may {
+            last = NetError::Dial { addr, why: "too much that was only heard of is dialled there".into() };
+            continue;
+        }
         match link::connect(net, addr, Some(peer)).await {
             Ok(_) => return Ok(()),
             Err(e) => last = e,
@@ -203,4 +215,49 @@ pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetErro
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Key;
+    use crate::net::{Config, Inbox, Net};
+
+    fn net(n: u8) -> (Net, Inbox) {
+        let bind = "127.0.0.1:0".parse().unwrap();
+        Net::bind(Config { roles: ROLE_BOOTSTRAP, ..Config::new(bind, 1000) }, Key::from_seed([n; 32])).unwrap()
+    }
+
+    /// Five bytes ask for thirty thousand, and a punch is told to a third: neither may be asked for at a flood's rate.
+    #[tokio::test]
+    async fn questions_to_the_network_have_a_rate() {
+        let ((a, mut from_a), (b, _from_b), (c, mut from_c)) = (net(1), net(2), net(3));
+        for net in [&a, &c] {
+            net.connect(b.local_addr(), None).await.unwrap();
+            while !b.linked(&net.me()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        {
+            let mut state = b.0.state();
+            for n in 0..300u16 {
+                let id = PeerId(std::array::from_fn(|i| if i < 2 { n.to_le_bytes()[i] } else { 9 }));
+                state.book.saw(id, SocketAddr::from(([192, 0, 2, 1], n + 1)), &BTreeSet::new());
+            }
+        }
+        let sent = |peer: &Net| b.0.state().links[&peer.me()].conn.stats().udp_tx.bytes;
+        let before = (sent(&a), sent(&c));
+        for _ in 0..400 {
+            ask(&a.0, b.me());
+            link::queue(&a.0, b.me(), Frame::PunchAsk { target: c.me() }.to_wire()).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let after = (sent(&a), sent(&c));
+        // Twenty answers of 11 KB at most; a hundred bytes each for twenty calls.
+        assert!((10_000..400_000).contains(&(after.0 - before.0)), "{} bytes to the asker", after.0 - before.0);
+        assert!(after.1 - before.1 < 20_000, "{} bytes to the third", after.1 - before.1);
+        assert!(b.linked(&a.me()) && b.linked(&c.me()));
+        from_a.events.close();
+        from_c.events.close();
+    }
 }

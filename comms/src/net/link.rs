@@ -51,6 +51,10 @@ pub(crate) struct Link {
     tx: mpsc::Sender<Vec<u8>>,
     queued: Arc<AtomicUsize>,
     pub conn: Connection,
+    /// What the peer may ask of the network itself: who is where, and to be brought together with others.
+    asks: Bucket,
+    /// What others may have it told, when they ask for it.
+    calls: Bucket,
 }
 
 impl Link {
@@ -61,6 +65,16 @@ impl Link {
 
     pub fn roles(&self) -> u8 {
         self.hello.roles
+    }
+
+    /// Whether the peer may ask now. An answer may be a thousand times as long as its question.
+    pub fn may_ask(&mut self, now: Duration) -> bool {
+        self.asks.try_take(now, 1.0)
+    }
+
+    /// Whether the peer may be called on another's behalf now: strangers together cannot fill its queue.
+    pub fn may_be_called(&mut self, now: Duration) -> bool {
+        self.calls.try_take(now, 1.0)
     }
 
     /// Queues a frame; false when the peer does not take what it is sent.
@@ -180,7 +194,11 @@ pub(super) async fn dial(
 
 pub(super) async fn connect(net: &Arc<Shared>, addr: SocketAddr, expect: Option<PeerId>) -> Result<PeerId, NetError> {
     let (conn, peer) = dial(net, addr, expect, ALPN_CONTROL).await?;
-    net.state().book.saw(peer, addr);
+    {
+        let mut guard = net.state();
+        let state = &mut *guard;
+        state.book.saw(peer, addr, &state.favoured);
+    }
     let (ready, is_ready) = oneshot::channel();
     tokio::spawn(run(net.clone(), conn, peer, true, Some(ready)));
     match is_ready.await {
@@ -223,8 +241,10 @@ async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, rea
         tx: queue,
         queued: queued.clone(),
         conn: conn.clone(),
+        asks: Bucket::new(1.0, 16.0),
+        calls: Bucket::new(4.0, 16.0),
     };
-    let Some((generation, before)) = install(&net, peer, entry, begun) else {
+    let Some(Installed { generation, before, gone }) = install(&net, peer, entry, begun) else {
         // The other link stays; this one has nothing queued.
         let _ = ready.map(|r| r.send(Ok(())));
         let (mut tx, mut rx) = (tx, rx);
@@ -233,6 +253,10 @@ async fn run(net: Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool, rea
         conn.close(VarInt::from_u32(code::DONE), b"another link stays");
         return;
     };
+    if let Some(gone) = gone {
+        let _ =
+            net.events.send(Event::Down { peer: gone, why: "its place was needed by a peer of the run".into() }).await;
+    }
     if before == Before::Dead {
         let _ = net.events.send(Event::Down { peer, why: "another process took its place".into() }).await;
     }
@@ -287,12 +311,29 @@ enum Before {
     Dead,
 }
 
+/// A link that stays.
+struct Installed {
+    generation: u64,
+    before: Before,
+    /// The stranger whose place it took.
+    gone: Option<PeerId>,
+}
+
 /// Decides which link stays. On `Some` the new one does; its connection stands since `begun`.
-fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link, begun: Instant) -> Option<(u64, Before)> {
-    let mut state = net.state();
+fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link, begun: Instant) -> Option<Installed> {
+    let mut guard = net.state();
+    let state = &mut *guard;
     let most = 2 * net.config.links_max.max(1);
-    if state.closing || (!state.links.contains_key(&peer) && state.links.len() >= most && !link.dialed) {
+    if state.closing {
         return None;
+    }
+    let mut gone = None;
+    if !state.links.contains_key(&peer) && state.links.len() >= most && !link.dialed {
+        // A peer of the run takes the place of the stranger that came last.
+        let favoured = &state.favoured;
+        let stranger = state.links.iter().filter(|(id, l)| !l.dialed && !favoured.contains(id));
+        let last = stranger.max_by_key(|(_, l)| l.generation).map(|(id, _)| *id);
+        gone = Some(last.filter(|_| favoured.contains(&peer))?);
     }
     state.generation += 1;
     link.generation = state.generation;
@@ -303,7 +344,7 @@ fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link, begun: Instant) -> O
         Some(old) if old.dialed == link.dialed || smaller_dials => Before::Twin,
         Some(_) => return None,
     };
-    state.book.saw(peer, link.conn.remote_address());
+    state.book.saw(peer, link.conn.remote_address(), &state.favoured);
     state.observed.insert(peer, link.hello.observed);
     let generation = link.generation;
     if before == Before::Dead
@@ -311,9 +352,13 @@ fn install(net: &Arc<Shared>, peer: PeerId, mut link: Link, begun: Instant) -> O
     {
         pipes.end_before(begun);
     }
+    if let Some(gone) = gone {
+        state.links.remove(&gone);
+        state.observed.remove(&gone);
+    }
     // Dropping the old link closes its queue: it sends the rest and ends.
     state.links.insert(peer, link);
-    Some((generation, before))
+    Some(Installed { generation, before, gone })
 }
 
 /// Forgets a link, if it is still the peer's, and says so.

@@ -18,7 +18,7 @@
 //! | receive window of a connection | 256 KiB | 32 MiB |
 //! | send window | 1 MiB | 32 MiB |
 //! | streams a side may open | 1 one-way | 64 two-way, one chunk of 1 MiB on each |
-//! | keep-alive, idle | 10 s, 45 s | none, 45 s: a pipe that nobody uses goes away |
+//! | keep-alive, idle | 5 s, 15 s: a round waits for a peer that died until its link is gone | none, 45 s: a pipe that nobody uses goes away |
 //!
 //! Memory at worst is 64 MiB a pipe, so at most `bulk_peers_max` peers hold pipes into this process at once.
 //! Congestion control is `loss.rs`. Sources: RFC 9000, RFC 9002; quinn's advisory GHSA-4w2j-m93h-cj5j for the bound
@@ -287,6 +287,8 @@ pub(crate) struct State {
     pub observed: BTreeMap<PeerId, SocketAddr>,
     /// Peers that a task is dialling.
     pub dialing: BTreeSet<PeerId>,
+    /// Who goes before strangers where there is not room for all.
+    pub favoured: BTreeSet<PeerId>,
     pub punches: pace::Bucket,
     pub generation: u64,
     pub closing: bool,
@@ -368,6 +370,7 @@ impl Net {
                 pipes: BTreeMap::new(),
                 observed: BTreeMap::new(),
                 dialing: BTreeSet::new(),
+                favoured: BTreeSet::new(),
                 punches: pace::Bucket::new(1.0, 16.0),
                 generation: 0,
                 closing: false,
@@ -444,9 +447,23 @@ impl Net {
         self.0.state().links.contains_key(peer)
     }
 
+    /// Says who goes before strangers: in a run, its validators and who holds a slot. Where links, pipes, places in the
+    /// book or turns to be served are short, a stranger gives way to one of these, so that nobody can crowd a run out of
+    /// its own processes by coming under many keys.
+    pub fn favour(&self, peers: BTreeSet<PeerId>) {
+        self.0.state().favoured = peers;
+    }
+
+    /// Whether a peer goes before strangers.
+    pub fn favours(&self, peer: &PeerId) -> bool {
+        self.0.state().favoured.contains(peer)
+    }
+
     /// Tells the book where a peer is said to be.
     pub fn hint(&self, peer: PeerId, addrs: &[SocketAddr]) {
-        self.0.state().book.heard(peer, addrs);
+        let mut state = self.0.state();
+        let favoured = state.favoured.contains(&peer);
+        state.book.heard(peer, addrs, favoured);
     }
 
     /// Where others see this process, by who says so.

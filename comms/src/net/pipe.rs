@@ -7,7 +7,6 @@
 //! counts: it may keep us waiting 10 seconds in all, plus one for each 64 KiB that it moved, and never 10 seconds at
 //! a stretch. Waiting for our own turn is not held against it.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::link::{STALL, code, dial};
 use super::tls::ALPN_BULK;
-use super::{NetError, Shared, windows};
+use super::{NetError, Shared, State, windows};
 use crate::key::PeerId;
 
 /// Bytes that move in one turn.
@@ -55,6 +54,11 @@ impl Default for Pipes {
 impl Pipes {
     pub fn len(&self) -> usize {
         self.list.len()
+    }
+
+    /// The pipes that the peer opened.
+    fn accepted(&self) -> impl Iterator<Item = &Pipe> {
+        self.list.iter().filter(|p| !p.dialed)
     }
 
     /// Ends the pipes that stood before `begun`, when the peer's process began anew: nobody is at their other end, and
@@ -311,14 +315,30 @@ async fn dial_pipe(net: &Arc<Shared>, peer: PeerId) -> Result<(Connection, Arc<A
     Err(last)
 }
 
+/// Whether one more peer may hold pipes into this process. A peer of the run takes the place of the stranger with the
+/// fewest streams.
+fn makes_room(state: &State, most: usize, peer: &PeerId) -> bool {
+    let holders = || state.pipes.iter().filter(|(_, p)| p.accepted().next().is_some());
+    if holders().count() < most {
+        return true;
+    }
+    let strangers = holders().filter(|(id, _)| !state.favoured.contains(id));
+    let streams = |pipes: &Pipes| pipes.accepted().map(|p| p.streams.load(Ordering::Relaxed)).sum::<usize>();
+    let Some((_, pipes)) = strangers.min_by_key(|(_, p)| streams(p)).filter(|_| state.favoured.contains(peer)) else {
+        return false;
+    };
+    for pipe in pipes.accepted() {
+        pipe.conn.close(VarInt::from_u32(code::BUSY), b"your place was needed by a peer of the run");
+    }
+    true
+}
+
 /// A peer has opened a pipe into this process.
 pub(super) fn accepted(net: Arc<Shared>, conn: Connection, peer: PeerId) {
     let room = {
         let state = net.state();
-        let holders: BTreeSet<&PeerId> =
-            state.pipes.iter().filter(|(_, p)| p.list.iter().any(|p| !p.dialed)).map(|(id, _)| id).collect();
-        let own = state.pipes.get(&peer).map_or(0, |p| p.list.iter().filter(|p| !p.dialed).count());
-        !state.closing && own < PIPES_MAX && (own > 0 || holders.len() < net.config.bulk_peers_max)
+        let own = state.pipes.get(&peer).map_or(0, |p| p.accepted().count());
+        !state.closing && own < PIPES_MAX && (own > 0 || makes_room(&state, net.config.bulk_peers_max, &peer))
     };
     if !room {
         net.refused.fetch_add(1, Ordering::Relaxed);
@@ -332,13 +352,14 @@ pub(super) fn accepted(net: Arc<Shared>, conn: Connection, peer: PeerId) {
 fn adopt(net: &Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool) -> (Connection, Arc<AtomicUsize>) {
     let (streams, begun) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let id = {
-        let mut state = net.state();
+        let mut guard = net.state();
+        let state = &mut *guard;
         state.generation += 1;
         let id = state.generation;
         let pipe = Pipe { id, conn: conn.clone(), dialed, begun, streams: streams.clone() };
         state.pipes.entry(peer).or_default().list.push(pipe);
         if dialed {
-            state.book.saw(peer, conn.remote_address());
+            state.book.saw(peer, conn.remote_address(), &state.favoured);
         }
         id
     };

@@ -36,7 +36,11 @@ pub(super) fn asked(net: &Arc<Shared>, asker: PeerId, target: PeerId) {
     if net.config.roles & ROLE_BOOTSTRAP == 0 || asker == target {
         return;
     }
-    let state = net.state();
+    let (mut state, now) = (net.state(), net.start.elapsed());
+    let asks = state.links.get_mut(&asker).is_some_and(|link| link.may_ask(now));
+    if !asks || !state.links.get_mut(&target).is_some_and(|link| link.may_be_called(now)) {
+        return;
+    }
     let (Some(a), Some(b)) = (state.links.get(&asker), state.links.get(&target)) else { return };
     let (wait_a, wait_b) = waits(a.conn.rtt(), b.conn.rtt());
     let go = |id, at: &link::Link, wait_ms| Frame::PunchGo { id, addr: at.conn.remote_address(), wait_ms }.to_wire();
@@ -55,7 +59,8 @@ pub(super) fn go(net: &Arc<Shared>, from: PeerId, id: PeerId, addr: SocketAddr, 
         if !bootstrap || wait_ms > WAIT_MAX_MS || state.links.contains_key(&id) || !state.punches.try_take(now, 1.0) {
             return;
         }
-        state.book.heard(id, &[addr]);
+        let favoured = state.favoured.contains(&id);
+        state.book.heard(id, &[addr], favoured);
     }
     let net = net.clone();
     tokio::spawn(async move {

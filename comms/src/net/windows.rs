@@ -11,14 +11,20 @@ use super::loss::TolerantConfig;
 /// Streams that a side may open in a pipe.
 pub(super) const PIPE_STREAMS: u32 = 64;
 
+/// Of a pipe, and of what may become one: the shorter of both ends' counts.
 const IDLE: Duration = Duration::from_secs(45);
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const LINK_IDLE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * 1024;
 
+fn idle(time: Duration) -> IdleTimeout {
+    IdleTimeout::try_from(time).expect("under 2^62 ms")
+}
+
 fn common() -> TransportConfig {
     let mut t = TransportConfig::default();
-    t.max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("45 s is an idle timeout")))
+    t.max_idle_timeout(Some(idle(IDLE)))
         // The first guess of a round trip sets the first retransmission; most paths are under 100 ms.
         .initial_rtt(Duration::from_millis(100))
         .datagram_receive_buffer_size(None)
@@ -51,7 +57,8 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>) -> ServerConfig {
 /// A dialled link.
 pub(super) fn link(crypto: Arc<QuicClientConfig>) -> ClientConfig {
     let mut t = common();
-    t.keep_alive_interval(Some(KEEP_ALIVE))
+    t.max_idle_timeout(Some(idle(LINK_IDLE)))
+        .keep_alive_interval(Some(KEEP_ALIVE))
         .stream_receive_window(VarInt::from_u32(256 * KIB))
         .receive_window(VarInt::from_u32(256 * KIB))
         .send_window(u64::from(MIB))

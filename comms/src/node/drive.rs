@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::journal::Journal;
-use super::policy::{Offer, Rules};
+use super::policy::{Offer, PUSHED_ROUNDS, Rules};
 use super::status::Board;
 use super::threads::{self, Hands, Task};
 use super::{NodeError, Setup, Stop, TrainJob, Way, Work, role, sync};
@@ -71,7 +71,7 @@ pub async fn run(
     let offers = driver.offers.take().expect("fresh");
     let Inbox { mut events, streams } = inbox;
     tokio::spawn(serve(driver.net.clone(), streams, driver.store.clone(), driver.hands.rules.clone()));
-    tokio::spawn(keep_offers(offers, driver.fetcher.clone(), driver.store.clone(), driver.applied.clone()));
+    tokio::spawn(keep_offers(offers, driver.fetcher.clone(), driver.hands.rules.clone(), driver.applied.clone()));
     up();
     let mut orders = std::mem::take(&mut driver.first);
     let result = loop {
@@ -112,23 +112,20 @@ pub async fn run(
 async fn keep_offers(
     mut offers: mpsc::UnboundedReceiver<Offer>,
     fetcher: Fetcher,
-    store: Arc<Store>,
+    rules: Arc<Rules>,
     applied: Arc<AtomicU64>,
 ) {
-    while let Some(Offer { peer, name, size, drop }) = offers.recv().await {
-        if let Some(old) = drop {
-            fetcher.drop_want(old);
-            let _ = store.remove(&old);
-        }
-        let keep = applied.load(Ordering::Relaxed) + 4;
-        let fetcher = fetcher.clone();
+    while let Some(Offer { peer, name, size }) = offers.recv().await {
+        let keep = applied.load(Ordering::Relaxed) + PUSHED_ROUNDS;
+        let (fetcher, rules) = (fetcher.clone(), rules.clone());
         tokio::spawn(async move {
             let come = fetcher.fetch(name, size, keep, Priority::Seeding, vec![peer]);
             match timeout(GIVE_UP * 10, come).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => return rules.pushed(&peer, name, true),
                 Ok(Err(e)) => tracing::warn!(target: "esker::peer", error = %e, "seeding"),
                 Err(_) => fetcher.drop_want(name),
             }
+            rules.pushed(&peer, name, false);
         });
     }
 }
@@ -183,7 +180,8 @@ impl Driver {
         let (news, news_rx) = mpsc::unbounded_channel();
         let (offers, offers_rx) = mpsc::unbounded_channel();
         let seeds = roles & (role::SEEDER | role::VALIDATOR) != 0 || spec.is_validator(&key.id());
-        let rules = Arc::new(Rules::new(spec.blob_bytes, seeds, offers, work.clone()));
+        let place = (net.clone(), store.clone());
+        let rules = Arc::new(Rules::new(spec.blob_bytes, seeds, place, offers, work.clone()));
         rules.set_tree(tree);
         hide_unrevealed(&rules, &spec, &records, applied);
         let (liars, liars_rx) = mpsc::unbounded_channel();
@@ -233,7 +231,16 @@ impl Driver {
             board,
             log,
         };
+        driver.favour();
         Ok((driver, news_rx))
+    }
+
+    /// Validators and who holds a slot go before strangers.
+    fn favour(&self) {
+        let tip = self.machine.tip().map_or(0, |s| s.manifest.round);
+        let newest = (tip.saturating_sub(1)..=tip).filter_map(|round| self.machine.manifest(round));
+        let slots = newest.flat_map(|s| s.manifest.slots.iter().map(|slot| slot.peer));
+        self.net.favour(slots.chain(self.spec.validators.iter().copied()).collect());
     }
 
     fn now(&self) -> Time {
@@ -264,11 +271,13 @@ impl Driver {
                 self.fetcher.gone(peer);
                 Fact::Down(peer)
             }
+            NetEvent::Message { peer, .. } if !self.machine.listens(&peer) => return self.board.refused_message(),
             NetEvent::Message { peer, bytes } => match Message::open(&self.spec, &self.run, bytes) {
                 Ok(msg) => Fact::Message { from: peer, msg },
                 Err(e) => {
                     tracing::debug!(target: "esker::peer", %peer, error = %e, "message");
-                    return self.board.refused_message();
+                    self.board.refused_message();
+                    Fact::Babble { from: peer }
                 }
             },
         };
@@ -389,7 +398,12 @@ impl Driver {
             }
             Order::Persist(record) => self.journal.append(&record)?,
             Order::Wake(at) => drop(self.wakes.insert(at)),
-            Order::Log(event) => self.board.event(&event),
+            Order::Log(event) => {
+                if matches!(event, Event::Accepted { .. }) {
+                    self.favour();
+                }
+                self.board.event(&event);
+            }
         }
         Ok(())
     }

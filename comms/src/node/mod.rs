@@ -95,7 +95,8 @@ pub struct TrainJob {
     pub base: u64,
     /// Its root, for the update's header.
     pub base_root: Hash,
-    /// How long there is, at most, in milliseconds from now.
+    /// Milliseconds from now until validators wait no longer. What is not done by then is left out: an update tells of how
+    /// many steps it is, and counts by its tokens.
     pub budget_ms: u64,
 }
 

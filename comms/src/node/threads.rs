@@ -116,9 +116,15 @@ fn check(hands: &Hands, blob: Hash, expect: &Expect) -> Result<(), NodeError> {
 
 fn fold(hands: &Hands, round: u64, parts: &[Part]) -> Result<(), NodeError> {
     let what = "folding a round";
+    let gone = parts.iter().map(|part| part.blob).filter(|blob| !hands.store.is_whole(blob));
+    let blobs: Vec<Hash> = gone.collect();
+    if !blobs.is_empty() {
+        let _ = hands.news.send(News::Fact(Fact::Missing { round, blobs }));
+        return Ok(());
+    }
     let read = |name: &Hash| match hands.store.read_all(name) {
         Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => Err(format!("update {name} is listed but not held")),
+        Ok(None) => Err(format!("update {name} went from the store while it was folded")),
         Err(e) => Err(e.to_string()),
     };
     let fault = |why| NodeError::Work { what, why };

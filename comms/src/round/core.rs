@@ -78,12 +78,21 @@ impl Core {
         }
     }
 
-    /// Whether one more message of `peer` is heard in this round.
-    pub fn hears(&mut self, peer: PeerId, out: &mut Vec<Order>) -> bool {
-        let most = match self.spec.is_validator(&peer) {
+    fn quota(&self, peer: &PeerId) -> u32 {
+        match self.spec.is_validator(peer) {
             true => QUOTA * 8 + 2 * self.spec.limits.slots,
             false => QUOTA,
-        };
+        }
+    }
+
+    /// Whether `peer` has not used up what it may say in this round, and one message more, at which that is told.
+    pub fn listens(&self, peer: &PeerId) -> bool {
+        self.heard.get(peer).is_none_or(|heard| *heard <= self.quota(peer))
+    }
+
+    /// Whether one more message of `peer` is heard in this round.
+    pub fn hears(&mut self, peer: PeerId, out: &mut Vec<Order>) -> bool {
+        let most = self.quota(&peer);
         let heard = self.heard.entry(peer).or_default();
         *heard = heard.saturating_add(1);
         if *heard == most + 1 {

@@ -5,19 +5,23 @@
 //! whose root is not the one that a quorum attests mends its state leaf by leaf. A manifest's prev_root stands for the
 //! state before it, so no wrong state lasts a round.
 
+mod pull;
+
 use super::core::Core;
 use super::{Event, Order, Part, Record, Time, Urgency, Want, Whom};
-use crate::wire::{Attest, Body, Message, Msg, Pull, Sealed, Status};
+use crate::wire::{Attest, Body, Msg, Sealed, Status};
 use crate::{Hash, PeerId, RunSpec};
+use pull::Claim;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Manifests sent for one pull.
-const PULL: u64 = 16;
 /// Manifests kept that cannot be linked yet.
 const AHEAD: usize = 64;
 /// Peers named as sources of a state.
 const SOURCES: usize = 8;
+
+/// Rounds of which a validator's roots are kept.
+const ATTESTS: usize = 8;
 
 /// The follower's part of a process.
 pub(super) struct Follow {
@@ -43,10 +47,10 @@ pub(super) struct Follow {
     resync: Option<Time>,
     /// Roots that validators attest, of the latest rounds.
     attests: BTreeMap<u64, BTreeMap<PeerId, Hash>>,
-    statuses: BTreeMap<PeerId, Status>,
-    /// Manifests are known to exist up to here.
-    goal: u64,
+    claims: BTreeMap<PeerId, Claim>,
     pulled: Option<Time>,
+    /// Whom the last pull asked, until it answers.
+    asked: Option<PeerId>,
     /// The last pull brings manifests up to here.
     pull_end: u64,
     /// Turns of whom to ask.
@@ -86,9 +90,9 @@ impl Follow {
             syncing: None,
             resync: None,
             attests: BTreeMap::new(),
-            statuses: BTreeMap::new(),
-            goal: 0,
+            claims: BTreeMap::new(),
             pulled: None,
+            asked: None,
             pull_end: 0,
             turn: 0,
             last_attest: None,
@@ -127,57 +131,13 @@ impl Follow {
     }
 
     pub fn down(&mut self, peer: &PeerId) {
-        self.statuses.remove(peer);
-    }
-
-    pub fn on_status(&mut self, core: &mut Core, now: Time, from: PeerId, status: &Status, out: &mut Vec<Order>) {
-        self.goal = self.goal.max(status.round);
-        self.statuses.insert(from, status.clone());
-        if status.round >= self.next() {
-            // A validator's own manifest is usually on its way; who is far behind does not wait for it.
-            let late = status.round > self.next();
-            self.pull(core, now, from, late, out);
-        }
-    }
-
-    /// Asks `from` for what is missing, at most once in a while.
-    fn pull(&mut self, core: &mut Core, now: Time, from: PeerId, at_once: bool, out: &mut Vec<Order>) {
-        let retry = core.spec.times.retry_ms;
-        let due = match (self.pulled, at_once) {
-            (None, true) => true,
-            (None, false) => {
-                self.pulled = Some(now);
-                false
-            }
-            (Some(at), _) => now >= at + retry,
-        };
-        if due {
-            self.pulled = Some(now);
-            let far = self.goal > self.applied + u64::from(core.spec.limits.behind_rounds) && self.syncing.is_none();
-            // Only the newest manifest names the newest checkpoint; where it was no help, the way is link by link.
-            let want = if far && self.ahead.is_empty() { Pull::NEWEST } else { self.next() };
-            self.pull_end = self.next().saturating_add(PULL);
-            core.send(from, Body::Pull(Pull { from: want }), out);
-        }
-        core.wake(now, self.pulled.unwrap_or(now) + retry, out);
-    }
-
-    pub fn on_pull(&mut self, core: &mut Core, from: PeerId, pull: &Pull, out: &mut Vec<Order>) {
-        let Some(newest) = self.tip() else { return };
-        let newest = newest.manifest.round;
-        let first = if pull.from == Pull::NEWEST || !self.chain.contains_key(&pull.from) { newest } else { pull.from };
-        for (round, sealed) in self.chain.range(first..first.saturating_add(PULL)) {
-            let make = || Message::new(&core.key, &core.run, Body::Sealed(sealed.clone()));
-            let msg = self.told.entry(*round).or_insert_with(make).clone();
-            out.push(Order::Send { to: from, msg });
-        }
+        self.claims.remove(peer);
     }
 
     /// A manifest that a quorum signed. Says whether it is the new tip.
     pub fn on_sealed(&mut self, core: &mut Core, now: Time, from: PeerId, msg: &Msg, out: &mut Vec<Order>) -> bool {
         let Body::Sealed(sealed) = msg.body() else { return false };
         let (round, next) = (sealed.manifest.round, self.next());
-        self.goal = self.goal.max(round);
         if let Some(ours) = self.chain.get(&round) {
             if ours.hash != sealed.hash && !core.halted {
                 core.halted = true;
@@ -187,6 +147,12 @@ impl Follow {
         }
         if round < next {
             return false;
+        }
+        if self.asked == Some(from) {
+            self.asked = None;
+        }
+        if let Some(claim) = self.claims.get_mut(&from) {
+            claim.unmet = 0;
         }
         if round > next {
             self.ahead.insert(round, msg.clone());
@@ -211,7 +177,7 @@ impl Follow {
             }
         }
         self.ahead = self.ahead.split_off(&self.next());
-        if self.goal >= self.next() {
+        if self.goal() >= self.next() {
             // A pull brings so many; the next are asked for when they are through.
             let at_end = self.next() >= self.pull_end;
             if at_end {
@@ -246,7 +212,7 @@ impl Follow {
         self.resync = None;
         (self.folding, self.fetching) = (None, None);
         // First those whose state that is at this moment, then any: they may have a snapshot.
-        let at = |p: &&PeerId| self.statuses.get(p).is_some_and(|s| s.applied == round);
+        let at = |p: &&PeerId| self.claims.get(p).is_some_and(|c| c.status.applied == round);
         let mut from: Vec<PeerId> = core.up.iter().filter(at).copied().collect();
         let others: Vec<PeerId> = core.up.iter().filter(|p| !at(p)).copied().collect();
         self.turn = self.turn.wrapping_add(1);
@@ -293,21 +259,17 @@ impl Follow {
         true
     }
 
-    /// Tells the mesh of a new tip, when all news of a step are in.
-    pub fn tell(&mut self, core: &mut Core, out: &mut Vec<Order>) {
-        if let Some(status) = self.status().filter(|s| s.round >= self.goal) {
-            let to = if core.is_validator() { Whom::All } else { Whom::Mesh };
-            core.flood(to, Body::Status(status), out);
-        }
-    }
-
     pub fn on_attest(&mut self, core: &mut Core, now: Time, attest: &Attest, signer: PeerId, out: &mut Vec<Order>) {
-        if !core.spec.is_validator(&signer) || attest.round + 4 < self.applied {
+        if !core.spec.is_validator(&signer) || attest.round.saturating_add(4) < self.applied {
             return;
         }
         self.attests.entry(attest.round).or_default().insert(signer, attest.root);
-        while self.attests.len() > 8 {
-            self.attests.pop_first();
+        // Each validator's oldest goes, never another's: a liar far ahead would push out all that count.
+        let its = |said: &BTreeMap<PeerId, Hash>| said.contains_key(&signer);
+        if self.attests.values().filter(|said| its(said)).count() > ATTESTS {
+            let oldest = self.attests.iter_mut().find(|(_, said)| its(said));
+            _ = oldest.expect("follow: just counted").1.remove(&signer);
+            self.attests.retain(|_, said| !said.is_empty());
         }
         self.compare(core, now, out);
     }
@@ -399,12 +361,32 @@ impl Follow {
         let gone = std::mem::replace(&mut self.chain, kept);
         self.told = self.told.split_off(&first);
         let blobs: Vec<Hash> = gone.values().flat_map(|s| s.manifest.entries.iter().map(|e| e.blob)).collect();
-        for blob in &blobs {
-            self.held.remove(blob);
+        self.release(blobs, out);
+    }
+
+    /// Lets go of updates that did not count or are long folded, save those that a manifest at hand lists: several may have
+    /// committed to one update, and what is a lie under one name counts under another.
+    pub fn release(&mut self, mut blobs: Vec<Hash>, out: &mut Vec<Order>) {
+        blobs.retain(|blob| self.held.contains(blob));
+        if blobs.is_empty() {
+            return;
         }
+        let listed: BTreeSet<Hash> =
+            self.chain.values().flat_map(|s| s.manifest.entries.iter().map(|e| e.blob)).collect();
+        blobs.retain(|blob| !listed.contains(blob) && self.held.remove(blob));
         if !blobs.is_empty() {
             out.push(Order::Forget { blobs });
         }
+    }
+
+    /// Updates that the next state needs are not in the store any more: they are fetched again.
+    pub fn on_missing(&mut self, core: &mut Core, now: Time, round: u64, blobs: &[Hash], out: &mut Vec<Order>) {
+        if self.folding != Some(round) {
+            return;
+        }
+        self.folding = None;
+        blobs.iter().for_each(|blob| _ = self.held.remove(blob));
+        self.advance(core, now, out);
     }
 
     pub fn on_held(&mut self, core: &mut Core, now: Time, blobs: &[Hash], out: &mut Vec<Order>) {
@@ -465,19 +447,12 @@ impl Follow {
             }
             self.sync(core, now, round, root, out);
         }
-        if self.goal >= self.next() && self.pulled.is_some_and(|at| now >= at + retry) && !core.up.is_empty() {
-            self.turn = self.turn.wrapping_add(1);
-            let ahead: Vec<PeerId> =
-                self.statuses.iter().filter(|(_, s)| s.round >= self.next()).map(|(p, _)| *p).collect();
-            let ask = if ahead.is_empty() { core.up.iter().copied().collect() } else { ahead };
-            let from = ask[self.turn % ask.len()];
-            self.pull(core, now, from, true, out);
-        }
+        self.pull_again(core, now, out);
         if self.fetching.is_some_and(|(_, at)| now >= at + retry) {
             self.advance(core, now, out);
         }
         // An earlier wake may have stood in the way of these.
-        let pulled = self.pulled.filter(|_| self.goal >= self.next()).map(|at| at + retry);
+        let pulled = self.pulled.filter(|_| self.goal() >= self.next()).map(|at| at + retry);
         let fetching = self.fetching.map(|(_, at)| at + retry);
         if let Some(at) = [self.resync, pulled, fetching].into_iter().flatten().min() {
             core.wake(now, at, out);

@@ -105,6 +105,7 @@ impl Machine {
                     self.message(now, from, &msg, out);
                 }
             }
+            Fact::Babble { from } => _ = core.hears(from, out),
             Fact::Trained { round, blob, bytes, tokens, steps } => {
                 if let Some(peer) = &mut self.peer {
                     let commit = Commit { round, after: Hash::NONE, blob, bytes, tokens, steps };
@@ -127,6 +128,7 @@ impl Machine {
                     v.on_checked(blob, peer, verdict);
                 }
             }
+            Fact::Missing { round, blobs } => follow.on_missing(core, now, round, &blobs, out),
             Fact::Folded { round, root } => follow.on_folded(core, now, round, root, out),
             Fact::Synced { round, root } => follow.on_synced(core, now, round, root, out),
             Fact::Unsynced { round } => follow.on_unsynced(core, now, round, out),
@@ -200,10 +202,10 @@ impl Machine {
         let news: Vec<_> = self.follow.chain.range(before..).map(|(_, s)| s.clone()).collect();
         for sealed in news {
             if let Some(p) = &mut self.peer {
-                p.on_tip(&self.core, &sealed, out);
+                p.on_tip(&self.core, &mut self.follow, &sealed, out);
             }
             if let Some(v) = &mut self.validator {
-                v.on_tip(&self.core, &self.follow, &sealed, out);
+                v.on_tip(&self.core, &mut self.follow, &sealed, out);
             }
         }
         self.follow.tell(&mut self.core, out);
@@ -255,6 +257,12 @@ impl Machine {
     /// Whether the state is that of the newest manifest known.
     pub fn level(&self) -> bool {
         self.follow.level()
+    }
+
+    /// Whether a message of `peer` would be heard now. Asked before a signature is verified, which costs more than all
+    /// that a flood costs its sender.
+    pub fn listens(&self, peer: &PeerId) -> bool {
+        self.core.listens(peer)
     }
 
     /// Who is connected.

@@ -47,6 +47,12 @@ pub enum Fact {
         /// The message.
         msg: Msg,
     },
+    /// What came over the connection to `from` is no message: it does not decode, or its signature does not hold. It counts
+    /// against what `from` may say in a round, as verifying it cost the same.
+    Babble {
+        /// Who sent it.
+        from: PeerId,
+    },
     /// [`Order::Train`] is done, and the update is in the store.
     Trained {
         /// The round.
@@ -79,6 +85,13 @@ pub enum Fact {
         round: u64,
         /// Root of the state after it.
         root: Hash,
+    },
+    /// [`Order::Fold`] was not begun: these updates are not in the store any more.
+    Missing {
+        /// The round.
+        round: u64,
+        /// Which.
+        blobs: Vec<Hash>,
     },
     /// [`Order::Sync`] is done: the state is that of this round, leaves verified.
     Synced {
@@ -154,6 +167,10 @@ pub struct Expect {
     pub peer: PeerId,
     /// Its bytes.
     pub bytes: u64,
+    /// Tokens that its commit tells of.
+    pub tokens: u64,
+    /// Steps that its commit tells of.
+    pub steps: u32,
     /// Roots of the states from which it may have been made: one, or two with `delay = 1`.
     pub bases: Vec<Hash>,
 }
@@ -216,8 +233,9 @@ pub enum Order {
         /// What it must be.
         expect: Expect,
     },
-    /// Apply the round's updates, all held, to the state before it, in this order; answer with [`Fact::Folded`]. The
-    /// state, its round and its root are replaced in one step, so that a kill leaves the one or the other.
+    /// Apply the round's updates, all held, to the state before it, in this order; answer with [`Fact::Folded`], or
+    /// with [`Fact::Missing`] and leave the state as it is. The state, its round and its root are replaced in one step, so
+    /// that a kill leaves the one or the other.
     Fold {
         /// The round, whose alpha the spec gives.
         round: u64,
@@ -337,3 +355,6 @@ pub enum Event {
         theirs: Hash,
     },
 }
+
+#[cfg(test)]
+mod tests;

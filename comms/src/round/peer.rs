@@ -157,7 +157,7 @@ impl Peer {
     }
 
     /// A manifest was accepted: what became of one's own update, and of the training under way.
-    pub fn on_tip(&mut self, core: &Core, sealed: &Sealed, out: &mut Vec<Order>) {
+    pub fn on_tip(&mut self, core: &Core, follow: &mut Follow, sealed: &Sealed, out: &mut Vec<Order>) {
         let round = sealed.manifest.round;
         if let Some(training) = self.training.filter(|t| *t <= round) {
             self.training = None;
@@ -173,7 +173,7 @@ impl Peer {
                 false => Event::TurnedAway { round, reason: sealed.manifest.reject(&core.me) },
             }));
             if !counts {
-                out.push(Order::Forget { blobs: vec![mine.blob] });
+                follow.release(vec![mine.blob], out);
             }
         }
     }

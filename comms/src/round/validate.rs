@@ -7,23 +7,22 @@
 //! agree    who has the turn lists what a quorum holds; see agree and draft
 //! ```
 
+mod decide;
 mod draft;
 mod exchange;
 
 use super::admit::Admit;
-use super::agree::{Act, Agree};
+use super::agree::Agree;
 use super::core::Core;
 use super::follow::Follow;
 use super::judge::{Last, Sound};
 use super::peer::Peer;
 use super::{Event, Order, Record, Time, Whom};
-use crate::wire::{
-    Attest, Ballot, Body, Close, Commit, Have, Join, Manifest, Msg, Propose, Reason, Refuse, Sealed, Vote,
-};
+use crate::wire::{Attest, Body, Close, Commit, Have, Join, Msg, Reason, Refuse, Sealed};
 use crate::{Hash, PeerId};
+use decide::liars;
 use exchange::{Exchange, Stage, Update, bit};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What is known of a peer.
 #[derive(Default)]
@@ -330,7 +329,7 @@ impl Validator {
     }
 
     /// A manifest was accepted: its exchange is over, and the next round's agreement begins.
-    pub fn on_tip(&mut self, core: &Core, follow: &Follow, sealed: &Sealed, out: &mut Vec<Order>) {
+    pub fn on_tip(&mut self, core: &Core, follow: &mut Follow, sealed: &Sealed, out: &mut Vec<Order>) {
         let round = sealed.manifest.round;
         if round == 0 && self.gathered.is_some() {
             // Here from the run's beginning.
@@ -348,11 +347,7 @@ impl Validator {
             }
             // A restart leaves it short, never wrong.
             self.last.add(round, counted);
-            let gone: Vec<Hash> = exchange.updates.values().map(|u| u.commit.blob).collect();
-            let gone: Vec<Hash> = gone.into_iter().filter(|b| follow.held.contains(b)).collect();
-            if !gone.is_empty() {
-                out.push(Order::Forget { blobs: gone });
-            }
+            follow.release(exchange.updates.values().map(|u| u.commit.blob).collect(), out);
         }
         self.agree = Agree::new(follow.next());
         let newest = &follow.tip().expect("validate: a tip").manifest;
@@ -440,82 +435,4 @@ impl Validator {
         core.wake(now, if now < deadline { deadline.min(now + times.retry_ms) } else { now + times.retry_ms }, out);
         quorum && (all || now >= deadline) && follow.roots.contains_key(&(round - 1))
     }
-
-    /// Lets the agreement go as far as it goes; gives the manifest that became final.
-    fn agreement(
-        &mut self,
-        core: &mut Core,
-        follow: &Follow,
-        now: Time,
-        mut acts: Vec<Act>,
-        out: &mut Vec<Order>,
-    ) -> Option<Msg> {
-        loop {
-            let mut agree = std::mem::replace(&mut self.agree, Agree::new(0));
-            let mut sound = |m: &Manifest| self.sound(core, follow, m);
-            agree.advance(now, &core.spec, &core.me, &mut sound, &mut acts);
-            self.agree = agree;
-            if acts.is_empty() {
-                return None;
-            }
-            for act in std::mem::take(&mut acts) {
-                match act {
-                    Act::Propose { attempt, again } => {
-                        let (ready, manifest) = match again {
-                            Some((ready, manifest)) => (Some(ready), manifest),
-                            None => match self.manifest(core, follow) {
-                                Some(manifest) => (None, manifest),
-                                None => continue,
-                            },
-                        };
-                        let body = Body::Propose(Box::new(Propose { attempt, ready, manifest }));
-                        let msg = crate::wire::Message::new(&core.key, &core.run, body);
-                        out.push(Order::Persist(Record::Propose(msg.bytes().to_vec())));
-                        out.push(Order::Flood { to: Whom::Validators, msg: msg.clone() });
-                        self.agree.propose(&core.spec, &msg, &mut acts);
-                    }
-                    Act::Cast(ballot) => self.cast(core, ballot, &mut acts, out),
-                    Act::Lock { attempt, manifest } => {
-                        out.push(Order::Persist(Record::Lock(attempt, Box::new(manifest))));
-                    }
-                    Act::Decide { attempt, manifest, votes } => return Some(seal(core, attempt, manifest, votes, out)),
-                    Act::Liar { .. } => liars(&[act], out),
-                }
-            }
-        }
-    }
-
-    fn cast(&mut self, core: &Core, ballot: Ballot, acts: &mut Vec<Act>, out: &mut Vec<Order>) {
-        out.push(Order::Persist(Record::Ballot(ballot.clone())));
-        let msg = crate::wire::Message::new(&core.key, &core.run, Body::Ballot(ballot));
-        out.push(Order::Flood { to: Whom::Validators, msg: msg.clone() });
-        self.agree.ballot(&msg, acts);
-    }
-}
-
-fn liars(acts: &[Act], out: &mut Vec<Order>) {
-    for act in acts {
-        if let Act::Liar { signer, first, second } = act {
-            let (first, second) = (first.bytes().to_vec(), second.bytes().to_vec());
-            out.push(Order::Log(Event::Equivocation { signer: *signer, first, second }));
-        }
-    }
-}
-
-/// Puts a manifest and its signatures together; who had the turn sends it to all.
-fn seal(
-    core: &Core,
-    attempt: u32,
-    manifest: Manifest,
-    votes: Vec<(PeerId, crate::Signature)>,
-    out: &mut Vec<Order>,
-) -> Msg {
-    let votes = votes.into_iter().map(|(validator, signature)| Vote { validator, signature }).collect();
-    let turn = core.spec.proposer(manifest.round, attempt) == core.me;
-    let sealed = Sealed { hash: manifest.hash(), manifest, attempt, votes };
-    let msg = crate::wire::Message::new(&core.key, &core.run, Body::Sealed(Arc::new(sealed)));
-    if turn {
-        out.push(Order::Flood { to: Whom::All, msg: msg.clone() });
-    }
-    msg
 }

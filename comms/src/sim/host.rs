@@ -44,13 +44,15 @@ pub enum Script {
     Equivocate,
     /// It commits and never gives.
     Withhold,
+    /// It commits to the very update that another has committed to.
+    Twin,
     /// Its updates are of the right length and mean nothing, and its messages do not decode.
     Garbage,
 }
 
 impl Script {
     /// All scripts, in turn.
-    pub const ALL: [Script; 10] = [
+    pub const ALL: [Script; 11] = [
         Script::Update(How::SignFlip),
         Script::Update(How::Huge),
         Script::Update(How::Noise),
@@ -61,6 +63,7 @@ impl Script {
         Script::Equivocate,
         Script::Withhold,
         Script::Garbage,
+        Script::Twin,
     ];
 }
 

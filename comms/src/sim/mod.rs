@@ -12,6 +12,7 @@ pub mod work;
 mod world;
 
 pub use check::{Report, Row};
+pub use host::Script;
 pub use world::Sim;
 
 use crate::{
@@ -32,6 +33,8 @@ pub struct Config {
     pub churn: f64,
     /// Share of peers that lie.
     pub liars: f64,
+    /// How all liars lie; each in its own way where there is none.
+    pub script: Option<Script>,
     /// Kills a round, over peers and validators alike, each followed by a start from disk.
     pub kills: f64,
     /// Of all chance.
@@ -69,6 +72,7 @@ impl Config {
             rounds,
             churn: 0.0,
             liars: 0.0,
+            script: None,
             kills: 0.0,
             seed,
             delay: 0,

@@ -1,6 +1,6 @@
 //! Small worlds in which one thing goes wrong. Every failure prints its seed, and plays again from it.
 
-use super::{Config, Report, run};
+use super::{Config, Report, Script, run};
 
 fn holds(config: &Config) -> Report {
     let report = run(config);
@@ -41,6 +41,17 @@ fn churn_and_liars() {
     for seed in [6, 7] {
         let report = holds(&Config { churn: 0.2, liars: 0.2, ..Config::calm(40, 25, seed) });
         assert!(report.newcomer_rounds <= 2, "{}", report.table());
+    }
+}
+
+/// Who commits to another's update is turned away, and the update counts under its author's name. Validators once deleted
+/// it with the turned away commit, and could not fold what they had just signed.
+#[test]
+fn one_update_under_two_names_counts_once_and_stays() {
+    for (delay, seed) in [(0, 15), (1, 16)] {
+        let config = Config { liars: 0.4, script: Some(Script::Twin), delay, ..Config::calm(12, 12, seed) };
+        let report = holds(&config);
+        assert!(report.rows.values().map(|r| r.rejects).sum::<u32>() > 20, "{}", report.table());
     }
 }
 

@@ -162,7 +162,8 @@ impl<W: Work> Sim<W> {
         let i = self.nodes.len();
         let state = self.state(self.work.genesis());
         let liar = train && self.rng.chance(self.config.liars);
-        let script = Script::ALL[self.rng.below(Script::ALL.len() as u64) as usize];
+        let drawn = Script::ALL[self.rng.below(Script::ALL.len() as u64) as usize];
+        let script = self.config.script.unwrap_or(drawn);
         let offset = self.rng.below(self.config.skew_ms + 1);
         let (latency, train_ms) = (5 + self.rng.below(60), 20_000 + self.rng.below(20_000));
         let rng = Rng(self.rng.bits());

@@ -125,16 +125,16 @@ pub enum BlobFault {
     /// Trained from other weights.
     #[error("moves from other weights than the round begins with")]
     StaleBase,
-    /// Trained for more or fewer steps than the round has, or on another number of tokens.
-    #[error("tells of {got_steps} steps and {got_tokens} tokens; the round has {steps} and {tokens}")]
+    /// Trained for more steps than the round has, for none, on another number of tokens, or not as committed.
+    #[error("tells of {got_steps} steps and {got_tokens} tokens, beside {steps} and {tokens}")]
     Work {
         /// Steps it tells of.
         got_steps: u32,
         /// Tokens it tells of.
         got_tokens: u64,
-        /// Steps of the round.
+        /// Steps of the round, or of the commit.
         steps: u32,
-        /// Tokens of the round.
+        /// Its tokens.
         tokens: u64,
     },
     /// A record that no honest owner writes.

@@ -41,13 +41,26 @@ pub struct Trained {
     pub last_loss: f64,
     /// Inputs.
     pub tokens: u64,
+    /// How many.
+    pub steps: u64,
+}
+
+/// What is said before each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// One more.
+    GoOn,
+    /// Time is up: what is done counts.
+    Enough,
+    /// Nobody waits for this any more.
+    Stop,
 }
 
 /// How some steps ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ended {
-    /// All are done.
-    Whole(Trained),
+    /// They are done: all, or as many as there was time for.
+    Done(Trained),
     /// A loss or a gradient was no number; that step was not made.
     Diverged,
     /// They were asked to end.
@@ -75,26 +88,29 @@ impl Inner {
 
     /// As [`Inner::train_until`], to the end; none where it diverged.
     pub fn train(&mut self, first: u64, steps: u64, position: u64) -> Result<Option<Trained>, OuterError> {
-        Ok(match self.train_until(first, steps, position, &|| false)? {
-            Ended::Whole(trained) => Some(trained),
+        Ok(match self.train_until(first, steps, position, &|_| Word::GoOn)? {
+            Ended::Done(trained) => Some(trained),
             Ended::Diverged | Ended::Stopped => None,
         })
     }
 
-    /// Steps `first .. first + steps` of the run on the rows from `position` on, one by one until `stop` says so.
+    /// Steps `first .. first + steps` of the run on the rows from `position` on, one by one as `word` says, which is told how
+    /// many are done. One at least is made before there is enough.
     pub fn train_until(
         &mut self,
         first: u64,
         steps: u64,
         position: u64,
-        stop: &dyn Fn() -> bool,
+        word: &dyn Fn(u64) -> Word,
     ) -> Result<Ended, OuterError> {
         let mut feed = self.feed(position, steps)?;
         let stream = Arc::clone(&self.stream);
         let mut trained = Trained::default();
         for i in 0..steps {
-            if stop() {
-                return Ok(Ended::Stopped);
+            match word(i) {
+                Word::Stop => return Ok(Ended::Stopped),
+                Word::Enough if i > 0 => break,
+                _ => {}
             }
             let position = position + i * self.run.rows_per_step() as u64;
             let loss = stream.enter(|| self.step(&mut feed, first + i, position))?;
@@ -102,8 +118,12 @@ impl Inner {
             trained.loss += loss / steps as f64;
             trained.last_loss = loss;
             trained.tokens += self.run.batch.tokens_per_step as u64;
+            trained.steps += 1;
         }
-        Ok(Ended::Whole(trained))
+        if trained.steps < steps {
+            trained.loss *= steps as f64 / trained.steps.max(1) as f64;
+        }
+        Ok(Ended::Done(trained))
     }
 
     /// One update; gives the loss. None where it or the gradient is no number: the step was not made.

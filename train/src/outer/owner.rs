@@ -12,7 +12,7 @@
 //! to e: `e ← e + d`, so a late owner loses nothing but the round.
 
 use super::blob::{self, Header, Layout};
-use super::inner::{Ended, Inner, Trained};
+use super::inner::{Ended, Inner, Trained, Word};
 use super::{Clip, Outer, OuterError, leaves};
 use crate::config::Run;
 use crate::metrics::Validated;
@@ -123,9 +123,13 @@ impl Owner {
         &self.feedback
     }
 
-    /// The header that an update of `peer` for `round`, trained from the shared weights as they are, must have.
+    /// The header that an update of `peer` for the whole of `round`, trained from the shared weights as they are, must have.
     pub fn header(&self, round: u64, peer: [u8; 32]) -> Header {
-        let (run, steps) = (&self.inner.run, self.inner.run.steps_of(&self.outer, round));
+        self.header_of(round, peer, self.inner.run.steps_of(&self.outer, round))
+    }
+
+    fn header_of(&self, round: u64, peer: [u8; 32], steps: u64) -> Header {
+        let run = &self.inner.run;
         let tokens = steps * run.batch.tokens_per_step as u64;
         Header { run: self.id, peer, base: self.root, round, tokens, inner_steps: steps as u32 }
     }
@@ -135,10 +139,11 @@ impl Owner {
     /// # Errors
     /// [`OuterError::Diverged`] leaves the owner at the shared weights, with the error feedback it had.
     pub fn prepare(&mut self, round: u64, slot: u64, peer: [u8; 32]) -> Result<Prepared, OuterError> {
-        self.prepare_until(round, slot, peer, &|| false)
+        self.prepare_until(round, slot, peer, &|_| Word::GoOn)
     }
 
-    /// As [`Owner::prepare`], and ends after the step in which `stop` says so.
+    /// As [`Owner::prepare`], and ends before the step in which `word` says so, which is told how many are done. Where there
+    /// was time for some of the round's steps alone, the update says of how many it is.
     ///
     /// # Errors
     /// [`OuterError::Stopped`] leaves the owner at the shared weights too.
@@ -147,7 +152,7 @@ impl Owner {
         round: u64,
         slot: u64,
         peer: [u8; 32],
-        stop: &dyn Fn() -> bool,
+        word: &dyn Fn(u64) -> Word,
     ) -> Result<Prepared, OuterError> {
         let run = &self.inner.run;
         let (slots, rounds) = (self.outer.slots, run.rounds(&self.outer));
@@ -156,8 +161,8 @@ impl Owner {
         let Some(position) = rows else { return Err(OuterError::NoSuchRows { round, slot, slots, rounds }) };
         self.return_to_anchor()?;
         let first = round * self.outer.inner_steps;
-        let trained = match self.inner.train_until(first, steps, position, stop)? {
-            Ended::Whole(trained) => trained,
+        let trained = match self.inner.train_until(first, steps, position, word)? {
+            Ended::Done(trained) => trained,
             cut => {
                 self.return_to_anchor()?;
                 let diverged = matches!(cut, Ended::Diverged);
@@ -167,13 +172,13 @@ impl Owner {
                 });
             }
         };
-        let header = self.header(round, peer);
+        let header = self.header_of(round, peer, trained.steps);
         let stream = Arc::clone(self.inner.stream());
         let (blob, finite) = stream.enter(|| self.compress(&header))?;
         if !finite {
             self.feedback.zero(self.inner.stream())?;
             self.return_to_anchor()?;
-            return Err(OuterError::Diverged { round, step: first + steps });
+            return Err(OuterError::Diverged { round, step: first + trained.steps });
         }
         self.sent.push_back((round, blob.clone()));
         Ok(Prepared { blob, header, trained })

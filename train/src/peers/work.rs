@@ -4,6 +4,7 @@
 //! `alpha` and rows follow the owner's count. The bytes of the state's leaves stand beside the owner, as they were
 //! after the last fold: whoever reads them never waits for a step.
 
+use crate::outer::inner::Word;
 use crate::outer::judge;
 use crate::outer::{BlobFault, Layout, OuterError, Owner, blob, leaves};
 use esker_comms::Hash;
@@ -13,6 +14,7 @@ use esker_comms::wire::Reason;
 use esker_kernels::ops::chunk_topk::record::Fault;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// A weight of 1 in the protocol.
 const WHOLE: f32 = 65_536.0;
@@ -66,13 +68,20 @@ impl OwnerWork {
         *self.leaves.write().unwrap_or_else(PoisonError::into_inner) = fresh;
     }
 
-    fn header(&self, run: &Hash, expect: &Expect, base: &Hash) -> Option<blob::Header> {
-        let round = expect.round.checked_sub(1)?;
+    /// What an update begins with whose commit tells of so many steps and tokens.
+    fn header(&self, run: &Hash, expect: &Expect, base: &Hash) -> Result<blob::Header, BlobFault> {
+        let round = expect.round.checked_sub(1).ok_or(BlobFault::WrongRound { got: 0, want: 1 })?;
         let left = self.rounds.steps.saturating_sub(round.saturating_mul(self.rounds.inner_steps));
         let steps = left.min(self.rounds.inner_steps);
-        let tokens = steps * self.rounds.tokens_per_step;
+        let each = self.rounds.tokens_per_step;
+        let told = u64::from(expect.steps);
+        // Whoever had no time for all of a round's steps says so, and counts for less.
+        if !(1..=steps).contains(&told) || expect.tokens != told * each {
+            let (got_steps, got_tokens) = (expect.steps, expect.tokens);
+            return Err(BlobFault::Work { got_steps, got_tokens, steps: steps as u32, tokens: steps * each });
+        }
         let (run, peer, base) = (run.0, expect.peer.0, base.0);
-        Some(blob::Header { run, peer, base, round, tokens, inner_steps: steps as u32 })
+        Ok(blob::Header { run, peer, base, round, tokens: expect.tokens, inner_steps: expect.steps })
     }
 }
 
@@ -89,7 +98,20 @@ impl Work for OwnerWork {
         }
         owner.name_run(job.run.0);
         let round = job.round.checked_sub(1).ok_or("there is no round 0 to train")?;
-        let prepared = owner.prepare_until(round, u64::from(job.slot), job.peer.0, stop).map_err(|e| e.to_string())?;
+        let (begun, budget) = (Instant::now(), Duration::from_millis(job.budget_ms));
+        let word = |done: u64| {
+            let spent = begun.elapsed();
+            // The next step will take as long as those before it did.
+            let late = done > 0 && spent + spent.div_f64(done as f64) > budget;
+            if stop() {
+                Word::Stop
+            } else if late {
+                Word::Enough
+            } else {
+                Word::GoOn
+            }
+        };
+        let prepared = owner.prepare_until(round, u64::from(job.slot), job.peer.0, &word).map_err(|e| e.to_string())?;
         Ok(Made {
             tokens: prepared.header.tokens,
             steps: prepared.header.inner_steps,
@@ -99,10 +121,7 @@ impl Work for OwnerWork {
     }
 
     fn check(&self, run: &Hash, update: &[u8], expect: &Expect) -> Result<Sound, Reason> {
-        let fault = |base: &Hash| match self.header(run, expect, base) {
-            Some(want) => blob::check(&self.layout, &want, update),
-            None => Err(BlobFault::WrongRound { got: 0, want: 1 }),
-        };
+        let fault = |base: &Hash| blob::check(&self.layout, &self.header(run, expect, base)?, update);
         let mut found = Err(BlobFault::StaleBase);
         for base in &expect.bases {
             found = fault(base);

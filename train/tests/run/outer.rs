@@ -240,6 +240,26 @@ fn leaves_are_compared_and_replaced() {
     round(&mut all, 1);
 }
 
+/// Who has no time for a whole round sends what there was time for, and says how much that is.
+#[test]
+fn a_short_round_says_so() {
+    use esker_train::outer::inner::Word;
+    let place = Place::new();
+    let run = run(&place, &[]);
+    let (mut a, mut b) = (owner(&place, &run), owner(&place, &run));
+    let whole = a.header(0, peer(1));
+    assert_eq!(whole.inner_steps, 2);
+    let short = a.prepare_until(0, 1, peer(1), &|_| Word::Enough).unwrap();
+    assert_eq!((short.header.inner_steps, short.header.tokens), (1, whole.tokens / 2));
+    assert_eq!((short.trained.steps, short.trained.loss), (1, short.trained.last_loss));
+    blob::check(a.layout(), &short.header, &short.blob).unwrap();
+    assert!(matches!(blob::check(a.layout(), &whole, &short.blob), Err(BlobFault::Work { got_steps: 1, .. })));
+    // The steps it made are those that it would have made.
+    let word = |done| if done == 1 { Word::Enough } else { Word::GoOn };
+    assert_eq!(b.prepare_until(0, 1, peer(1), &word).unwrap().blob, short.blob);
+    assert!(matches!(b.prepare_until(0, 1, peer(1), &|_| Word::Stop), Err(OuterError::Stopped { round: 0 })));
+}
+
 #[test]
 fn hostile_updates_are_named() {
     let place = Place::new();

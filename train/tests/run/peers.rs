@@ -241,3 +241,35 @@ fn work(place: &Place, run: &Run, n: usize, dir: &Path) -> (RunSpec, Arc<dyn Wor
     let forgers = LIES.into_iter().zip(0..).map(|(lie, seed)| Forger::new(Some(lie), seed)).collect();
     (spec, Arc::new(Liar { own, layout, forgers: Mutex::new(forgers), other: Mutex::new(None) }))
 }
+
+/// A round that ends before a peer has made all its steps has those that it made; a commit that tells of others is found
+/// out by the update's header.
+#[test]
+fn who_has_no_time_sends_a_shorter_round() {
+    let place = Place::new();
+    let validators = format!("peers.validators=[\"{}\"]", key(1).id());
+    let sets = ["outer.slots=2", "outer.inner_steps=3", "peers.owners_min=1", "train.steps=6", &validators];
+    let run = run(&place, &sets);
+    let (spec, work) = work(&place, &run, 1, &place.out());
+    let (round, base_root) = work.settled();
+    let train = |budget_ms| {
+        let (run, peer) = (spec.id(), key(1).id());
+        let job = TrainJob { run, round: 1, peer, slot: 0, slots: 2, base: round, base_root, budget_ms };
+        work.train(&job, &|| false).unwrap()
+    };
+    let (short, whole) = (train(0), train(60_000));
+    assert_eq!((short.steps, short.tokens * 3), (1, whole.tokens));
+    assert_eq!(whole.steps, 3);
+    let check = |made: &Made, steps, tokens| {
+        let (peer, bytes, bases) = (key(1).id(), spec.blob_bytes, vec![base_root]);
+        work.check(&spec.id(), &made.update, &Expect { round: 1, peer, bytes, tokens, steps, bases }).map(drop)
+    };
+    assert_eq!(check(&short, 1, short.tokens), Ok(()));
+    assert_eq!(check(&whole, 3, whole.tokens), Ok(()));
+    // More work than there is in it, less, none, and more than a round has.
+    assert_eq!(check(&short, 3, whole.tokens), Err(Reason::Tokens));
+    assert_eq!(check(&whole, 1, short.tokens), Err(Reason::Tokens));
+    assert_eq!(check(&whole, 3, short.tokens), Err(Reason::Tokens));
+    assert_eq!(check(&short, 0, 0), Err(Reason::Tokens));
+    assert_eq!(check(&whole, 4, whole.tokens / 3 * 4), Err(Reason::Tokens));
+}

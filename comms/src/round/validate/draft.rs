@@ -16,7 +16,8 @@ impl Validator {
         let delay = u64::from(core.spec.delay);
         let exchange = self.exchanges.get(&round);
         let right = |attest: &(u64, Hash)| {
-            attest.0 + 1 + delay >= round && follow.roots.get(&attest.0).is_some_and(|root| *root == attest.1)
+            attest.0.saturating_add(1 + delay) >= round
+                && follow.roots.get(&attest.0).is_some_and(|root| *root == attest.1)
         };
         let here = |peer: &PeerId| {
             core.up.contains(peer) || *peer == core.me || exchange.is_some_and(|e| e.updates.contains_key(peer))

@@ -118,8 +118,9 @@ impl Exchange {
         }
         let bases: Vec<Hash> = follow.roots.range(first..self.round).map(|(_, root)| *root).collect();
         for peer in std::mem::take(&mut self.to_check) {
-            let expect = Expect { round: self.round, peer, bytes: core.spec.blob_bytes, bases: bases.clone() };
-            out.push(Order::Check { blob: self.updates[&peer].commit.blob, expect });
+            let Commit { blob, tokens, steps, .. } = self.updates[&peer].commit;
+            let (round, bytes, bases) = (self.round, core.spec.blob_bytes, bases.clone());
+            out.push(Order::Check { blob, expect: Expect { round, peer, bytes, tokens, steps, bases } });
         }
     }
 

@@ -105,7 +105,8 @@ impl<W: Work> Sim<W> {
         bases.extend(self.report.rows.range(first..m.round).filter_map(|(_, r)| r.root));
         bases.extend((first == 0).then_some(self.spec.genesis));
         for e in &m.entries {
-            let expect = Expect { round: m.round, peer: e.peer, bytes: self.spec.blob_bytes, bases: bases.clone() };
+            let (bytes, tokens, steps) = (self.spec.blob_bytes, e.tokens, self.spec.inner.steps);
+            let expect = Expect { round: m.round, peer: e.peer, bytes, tokens, steps, bases: bases.clone() };
             let sound = self.blobs.get(&e.blob).is_some_and(|b| self.work.check(&self.run, b, &expect).is_ok());
             if !sound {
                 self.report.faults.push(format!("round {} lists an update that is not sound", m.round));

@@ -142,6 +142,10 @@ impl<W: Work> Sim<W> {
         let node = &self.nodes[i];
         let mut head = Head { run: self.run, round, peer: node.id, base_root: base.root };
         let bytes = match node.liar {
+            Some(Script::Twin) => match self.born.iter().rev().find(|(r, _)| *r == round) {
+                Some((_, blob)) => self.blobs[blob].to_vec(),
+                None => self.work.update(&base.values, &head, How::Honest),
+            },
             None | Some(Script::Equivocate | Script::Withhold) => self.work.update(&base.values, &head, How::Honest),
             Some(Script::Update(how)) => self.work.update(&base.values, &head, how),
             Some(Script::Stale) => {
