@@ -218,6 +218,8 @@ pub struct Limits {
     pub overlap_max: f32,
     /// How far an update's signs must agree with the others', as a share of the round's median; 0 asks nothing.
     pub agreement_min: f32,
+    /// How many times more an update may share with those of an earlier round than with its own round's; 0 asks nothing.
+    pub age_ratio: f32,
 }
 record!(Limits {
     rounds: u64,
@@ -230,6 +232,7 @@ record!(Limits {
     norm_ratio: f32,
     overlap_max: f32,
     agreement_min: f32,
+    age_ratio: f32,
 });
 
 /// `Ok` where `holds`.
@@ -309,7 +312,8 @@ impl RunSpec {
         need(l.checkpoint_rounds >= 1, "limits.checkpoint_rounds", "must be at least 1")?;
         need(l.norm_ratio > 1.0, "limits.norm_ratio", "must be above 1")?;
         need((0.0..=1.0).contains(&l.overlap_max), "limits.overlap_max", "0 to 1 is allowed")?;
-        need((0.0..1.0).contains(&l.agreement_min), "limits.agreement_min", "from 0 to below 1 is allowed")
+        need((0.0..1.0).contains(&l.agreement_min), "limits.agreement_min", "from 0 to below 1 is allowed")?;
+        need(l.age_ratio == 0.0 || l.age_ratio > 1.0, "limits.age_ratio", "0 or a number above 1 is allowed")
     }
 
     /// Whether `peer` is a validator.

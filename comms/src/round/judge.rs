@@ -6,19 +6,26 @@
 //! norm      above norm_ratio · median of the norms, or as much below it
 //! signs     a = Σ_i sign(d_i · o_i) / n,  o_i = Σ sign of the others there,  n: picks of the sample where o_i is not 0;
 //!           a + 2/√n below agreement_min · median of the a
+//! age       p_t = Σ_i Σ_o sign(d_i · o_i) / others, with the updates o of round t; r = max p_t / p_now over the rounds
+//!           before where p_t is above p_now by four deviations; r above age_ratio · max(1, median of the r)
 //! rank      rating, higher first; equal ratings by blake3(seed, round, key); the first `contributors` count
 //! ```
 //!
-//! Norm and signs are asked again and again of those that are left, until nobody more falls out.
+//! Norm, signs and age are asked again and again of those that are left, until nobody more falls out.
 //!
 //! Where others send the same position, an honest update pushes to the same side far more often than not, for its rows
 //! are drawn from the same text; noise does as often as not, a turned sign hardly ever. 2/√n is two deviations of what
 //! chance does to n signs, so that few common positions accuse nobody.
 //!
+//! An update shares most with those that were made from the same weights, and the less the longer ago theirs were made,
+//! for what was asked for has been given since. One that was kept back and comes in a later round's name shares more with
+//! the rounds before: the age tells it, however well its signs agree with the present. Owners who were late, whose
+//! feedback holds some of what they could not send, stay below 1.3; newcomers share nothing with the past.
+//!
 //! Norms are f64 from the codec's codes and signs are counted, so all validators compute the same; the median is the
 //! lower middle. Sound lists pass [`sound_list`] again, which is what a voter asks of another's proposal: it holds of
 //! every list that [`judge`] makes. Source of the overlap's share: Templar's copy detection, threshold 0.4; the sketch is
-//! one-permutation min-hash (Li, Owen, Zhang 2012). The signs are ours.
+//! one-permutation min-hash (Li, Owen, Zhang 2012). The signs and the age are ours.
 
 use crate::wire::Reason;
 use crate::{Hash, Limits, PeerId};
@@ -89,27 +96,95 @@ pub struct Agreement {
     pub positions: u32,
 }
 
+/// How many updates of a list push a position up, less how many push it down.
+#[derive(Debug, Clone, Default)]
+struct Votes {
+    at: Vec<u64>,
+    sums: Vec<i32>,
+    /// Updates that vote.
+    of: usize,
+}
+
+impl Votes {
+    fn of<'a>(list: impl IntoIterator<Item = &'a Signs>) -> Votes {
+        let (mut all, mut of): (Vec<u64>, usize) = (Vec::new(), 0);
+        for signs in list {
+            all.extend_from_slice(&signs.0);
+            of += usize::from(!signs.0.is_empty());
+        }
+        all.sort_unstable();
+        let mut votes = Votes { of, ..Votes::default() };
+        for here in all.chunk_by(|a, b| a >> 1 == b >> 1) {
+            votes.at.push(here[0] >> 1);
+            votes.sums.push(here.iter().map(|s| side(*s)).sum());
+        }
+        votes
+    }
+
+    /// For each position of `signs` that was voted on: the side it pushes to, and the sum of the votes there without
+    /// those of `own`.
+    fn meet<'a>(&'a self, signs: &'a Signs, own: &'a Signs) -> impl Iterator<Item = (i32, i32)> + 'a {
+        let (mut next, mut next_own) = (0, 0);
+        signs.0.iter().filter_map(move |s| {
+            next = seek(&self.at, next, s >> 1);
+            next_own = seek(&own.0, next_own, s >> 1 << 1);
+            let sum = *self.sums.get(next).filter(|_| self.at[next] == s >> 1)?;
+            let mine = own.0.get(next_own).filter(|o| **o >> 1 == s >> 1).map_or(0, |o| side(*o));
+            Some((side(*s), sum - mine))
+        })
+    }
+
+    /// How much `signs` share with one of the others in the mean.
+    fn fit(&self, signs: &Signs, own: &Signs) -> Option<Fit> {
+        let others = self.of - usize::from(!own.0.is_empty());
+        let (mut shared, mut squares) = (0i64, 0i64);
+        for (side, sum) in self.meet(signs, own) {
+            shared += i64::from(side * sum);
+            squares += i64::from(sum) * i64::from(sum);
+        }
+        let others = others as f64;
+        // One other is no measure of a round.
+        (others >= 2.0).then(|| Fit { shared: shared as f64 / others, variance: squares as f64 / (others * others) })
+    }
+}
+
+fn side(sign: u64) -> i32 {
+    1 - 2 * (sign & 1) as i32
+}
+
+/// The first index from `from` on whose value is at least `value`: by steps that double, for the next is seldom far.
+fn seek(sorted: &[u64], from: usize, value: u64) -> usize {
+    let (mut low, mut step) = (from, 1);
+    while sorted.get(low + step - 1).is_some_and(|v| *v < value) {
+        low += step;
+        step *= 2;
+    }
+    let high = sorted.len().min(low + step - 1);
+    low + sorted[low..high].partition_point(|v| *v < value)
+}
+
+/// How much an update shares with the others of a round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Fit {
+    /// Positions that both push to one side less those that they push apart, of another in the mean.
+    shared: f64,
+    /// Of `shared`, if every sign were chance.
+    variance: f64,
+}
+
 /// The agreement of each update with all others of the list.
 pub fn agreements(list: &[&Signs]) -> Vec<Agreement> {
-    let each = |(i, signs): (usize, &&Signs)| {
-        signs.0.iter().map(move |s| (s >> 1, i as u32, 1 - 2 * (s & 1) as i32)).collect::<Vec<_>>()
-    };
-    let mut all: Vec<(u64, u32, i32)> = list.iter().enumerate().flat_map(each).collect();
-    all.sort_unstable();
-    let mut found = vec![(0i64, 0u32); list.len()];
-    for here in all.chunk_by(|a, b| a.0 == b.0) {
-        let sum: i32 = here.iter().map(|(.., sign)| sign).sum();
-        for (_, i, sign) in here {
-            let (same, positions) = &mut found[*i as usize];
-            let others = sum - sign;
-            if others != 0 {
-                *same += i64::from(sign * others.signum());
-                *positions += 1;
-            }
-        }
+    let votes = Votes::of(list.iter().copied());
+    list.iter().map(|signs| agreement(&votes, signs)).collect()
+}
+
+fn agreement(votes: &Votes, signs: &Signs) -> Agreement {
+    let (mut same, mut positions) = (0i64, 0u32);
+    for (side, others) in votes.meet(signs, signs).filter(|(_, others)| *others != 0) {
+        same += i64::from(side * others.signum());
+        positions += 1;
     }
-    let share = |same, positions| if positions == 0 { 0.0 } else { same as f64 / f64::from(positions) };
-    found.into_iter().map(|(same, positions)| Agreement { share: share(same, positions), positions }).collect()
+    Agreement { share: if positions == 0 { 0.0 } else { same as f64 / f64::from(positions) }, positions }
 }
 
 /// What a check found of an update that decodes, is finite and was made from the round's state.
@@ -145,22 +220,46 @@ pub struct Verdicts {
 
 /// What counted in the rounds before, of the last few: repeating one is copying too, even one's own.
 #[derive(Debug, Clone, Default)]
-pub struct Last(VecDeque<(u64, Vec<(PeerId, Picks)>)>);
+pub struct Last(VecDeque<Old>);
+
+/// What counted in a round.
+#[derive(Debug, Clone)]
+struct Old {
+    round: u64,
+    counted: BTreeMap<PeerId, Sound>,
+    votes: Votes,
+}
 
 impl Last {
     /// Rounds that are remembered.
-    const ROUNDS: usize = 4;
+    pub const ROUNDS: u64 = 6;
 
     /// Takes in what counted in `round`, and forgets what is too old.
-    pub fn add(&mut self, round: u64, counted: Vec<(PeerId, Picks)>) {
-        self.0.push_back((round, counted));
-        let oldest = (round + 1).saturating_sub(Last::ROUNDS as u64);
-        self.0.retain(|(round, _)| *round >= oldest);
+    pub fn add(&mut self, round: u64, counted: impl IntoIterator<Item = (PeerId, Sound)>) {
+        let counted: BTreeMap<PeerId, Sound> = counted.into_iter().collect();
+        let votes = Votes::of(counted.values().map(|s| &s.signs));
+        self.0.push_back(Old { round, counted, votes });
+        let oldest = (round + 1).saturating_sub(Last::ROUNDS);
+        self.0.retain(|old| old.round >= oldest);
     }
 
     fn each(&self) -> impl Iterator<Item = (PeerId, &Picks)> {
-        self.0.iter().flat_map(|(_, counted)| counted).map(|(peer, picks)| (*peer, picks))
+        self.0.iter().flat_map(|old| &old.counted).map(|(peer, sound)| (*peer, &sound.picks))
     }
+
+    /// How much an update of `peer` shares with what others sent in each of the rounds.
+    fn fits(&self, peer: &PeerId, signs: &Signs) -> Vec<Fit> {
+        let none = Signs::default();
+        let own = |old: &Old| old.counted.get(peer).map_or(&none, |s| &s.signs).clone();
+        self.0.iter().filter_map(|old| old.votes.fit(signs, &own(old))).collect()
+    }
+}
+
+/// An update beside the others, and how much it shares with what came before.
+struct Listed<'a> {
+    peer: PeerId,
+    sound: &'a Sound,
+    before: Vec<Fit>,
 }
 
 /// Judges the candidates of a round, in a run with these limits and this seed.
@@ -181,9 +280,9 @@ pub fn judge(limits: &Limits, seed: u64, round: u64, candidates: &[Candidate<'_>
         rejects.insert(peer, Reason::Overlap);
     }
     ranked.retain(|c| !rejects.contains_key(&c.peer));
-    let cut = |ranked: &mut Vec<&Candidate<'_>>, rejects: &mut BTreeMap<PeerId, Reason>| loop {
-        let sounds: Vec<&Sound> = ranked.iter().map(|c| c.sound).collect();
-        let faults = beside(limits, &sounds);
+    let mut ranked = listed(limits, ranked.iter().map(|c| (c.peer, c.sound)), last);
+    let cut = |ranked: &mut Vec<Listed<'_>>, rejects: &mut BTreeMap<PeerId, Reason>| loop {
+        let faults = beside(limits, ranked);
         if faults.iter().all(Option::is_none) {
             return;
         }
@@ -201,38 +300,60 @@ pub fn judge(limits: &Limits, seed: u64, round: u64, candidates: &[Candidate<'_>
     Verdicts { count: ranked.iter().map(|c| c.peer).collect(), rejects }
 }
 
-/// Whether a list that another judged is one that this validator can sign: no norm, no sign, no overlap that falls out.
-pub fn sound_list(limits: &Limits, listed: &[(PeerId, &Sound)], last: &Last) -> bool {
-    let picks: Vec<(PeerId, &Picks)> = listed.iter().map(|(peer, s)| (*peer, &s.picks)).collect();
-    let sounds: Vec<&Sound> = listed.iter().map(|(_, s)| *s).collect();
-    sounds.iter().all(|s| s.norm > 0.0)
-        && beside(limits, &sounds).iter().all(Option::is_none)
+/// Whether a list that another judged is one that this validator can sign: nothing in it falls out.
+pub fn sound_list(limits: &Limits, list: &[(PeerId, &Sound)], last: &Last) -> bool {
+    let picks: Vec<(PeerId, &Picks)> = list.iter().map(|(peer, s)| (*peer, &s.picks)).collect();
+    list.iter().all(|(_, s)| s.norm > 0.0)
+        && beside(limits, &listed(limits, list.iter().copied(), last)).iter().all(Option::is_none)
         && copies(&picks, last, f64::from(limits.overlap_max)).is_empty()
 }
 
+fn listed<'a>(limits: &Limits, list: impl Iterator<Item = (PeerId, &'a Sound)>, last: &Last) -> Vec<Listed<'a>> {
+    let fits = |peer: PeerId, sound: &Sound| match limits.age_ratio > 0.0 {
+        true => last.fits(&peer, &sound.signs),
+        false => Vec::new(),
+    };
+    list.map(|(peer, sound)| Listed { peer, sound, before: fits(peer, sound) }).collect()
+}
+
 /// What is wrong with each beside the others: lengths first, and signs once all lengths are good, for a sign weighs as
-/// much in a long update as in a short one.
-fn beside(limits: &Limits, sounds: &[&Sound]) -> Vec<Option<Reason>> {
-    let Some(middle) = median(sounds.iter().map(|s| s.norm)) else { return Vec::new() };
+/// much in a long update as in a short one; the age of those whose signs are good.
+fn beside(limits: &Limits, list: &[Listed<'_>]) -> Vec<Option<Reason>> {
+    let Some(middle) = median(list.iter().map(|c| c.sound.norm)) else { return Vec::new() };
     let ratio = f64::from(limits.norm_ratio);
-    let length = |s: &&Sound| match s.norm {
+    let length = |c: &Listed<'_>| match c.sound.norm {
         norm if norm > middle * ratio => Some(Reason::Norm),
         norm if norm < middle / ratio => Some(Reason::Short),
         _ => None,
     };
-    let lengths: Vec<Option<Reason>> = sounds.iter().map(length).collect();
-    let least = f64::from(limits.agreement_min);
+    let mut faults: Vec<Option<Reason>> = list.iter().map(length).collect();
     // Of two that disagree nobody knows which is right.
-    if least == 0.0 || sounds.len() < 3 || lengths.iter().any(Option::is_some) {
-        return lengths;
+    if list.len() < 3 || faults.iter().any(Option::is_some) {
+        return faults;
     }
-    let agreements = agreements(&sounds.iter().map(|s| &s.signs).collect::<Vec<_>>());
-    let middle = median(agreements.iter().map(|a| a.share)).unwrap_or(0.0);
-    let against = |(a, s): (&Agreement, &&Sound)| {
+    let votes = Votes::of(list.iter().map(|c| &c.sound.signs));
+    let agreements: Vec<Agreement> = list.iter().map(|c| agreement(&votes, &c.sound.signs)).collect();
+    let least = f64::from(limits.agreement_min) * median(agreements.iter().map(|a| a.share)).unwrap_or(0.0);
+    for ((fault, c), a) in faults.iter_mut().zip(list).zip(agreements) {
         let chance = 2.0 / f64::from(a.positions.max(1)).sqrt();
-        (!s.signs.0.is_empty() && a.share + chance < least * middle).then_some(Reason::Signs)
-    };
-    agreements.iter().zip(sounds).map(against).collect()
+        let against = !c.sound.signs.0.is_empty() && a.share + chance < least;
+        *fault = (limits.agreement_min > 0.0 && against).then_some(Reason::Signs);
+    }
+    if limits.age_ratio == 0.0 || faults.iter().any(Option::is_some) {
+        return faults;
+    }
+    let ages: Vec<f64> = list.iter().map(|c| age(&votes, c)).collect();
+    let most = f64::from(limits.age_ratio) * median(ages.iter().copied()).unwrap_or(1.0).max(1.0);
+    ages.into_iter().map(|age| (age > most).then_some(Reason::Old)).collect()
+}
+
+/// How many times more an update shares with an earlier round than with its own, where that is no chance; 0 where it
+/// shares no more with any.
+fn age(votes: &Votes, c: &Listed<'_>) -> f64 {
+    let Some(now) = votes.fit(&c.sound.signs, &c.sound.signs) else { return 0.0 };
+    let surely = |then: &&Fit| then.shared - now.shared > 4.0 * (then.variance + now.variance).sqrt();
+    let ratio = |then: &Fit| if now.shared > 0.0 { then.shared / now.shared } else { f64::INFINITY };
+    c.before.iter().filter(surely).map(ratio).fold(0.0, f64::max)
 }
 
 /// The lower of the two in the middle, of an even number.
@@ -315,11 +436,11 @@ mod tests {
         assert_eq!(verdicts.count.len(), 5);
         // What counted lately may be repeated by nobody, not even by those who made it.
         let mut last = Last::default();
-        last.add(1, vec![(key(0).id(), sounds[0].picks.clone()), (key(99).id(), sounds[5].picks.clone())]);
-        last.add(2, vec![]);
+        last.add(1, [(key(0).id(), sounds[0].clone()), (key(99).id(), sounds[5].clone())]);
+        last.add(2, []);
         let verdicts = judged(&sounds, &last);
         assert_eq!([0, 5].map(|i| verdicts.rejects.get(&key(i).id())), [Some(&Reason::Overlap); 2]);
-        last.add(5, vec![]);
+        last.add(7, []);
         let verdicts = judged(&sounds, &last);
         assert!(verdicts.count.contains(&key(0).id()), "too old to be remembered");
     }
@@ -376,5 +497,65 @@ mod tests {
         let two = pushing(|i| 100 * i);
         let two: Vec<(PeerId, &Sound)> = two[..2].iter().enumerate().map(|(i, s)| (key(i as u64).id(), s)).collect();
         assert!(sound_list(&spec(1).limits, &two, &Last::default()), "of two nobody knows which is right");
+    }
+
+    /// What owner `i` sends who trains in `round`: 4000 of the 20,000 positions that this round asks for. Each round 2000
+    /// more are given and 2000 others asked for.
+    fn asked(i: u64, round: u64) -> Sound {
+        let drawn = |j: u64| crate::sim::work::Rng((round * 100 + i) * 4000 + j).bits() >> 1;
+        let at = |j: u64| round * 2000 + j * 5 + drawn(j) % 5;
+        let sign = |j: u64| (at(j), (at(j) % 2 == 1) != (drawn(j) / 5 % 100 < 15));
+        Sound { signs: Signs::of((0..4000).map(sign)), ..update(round * 100 + i, 1.0) }
+    }
+
+    #[test]
+    fn what_was_kept_back_for_rounds_falls_out() {
+        let mut spec = spec(1);
+        spec.limits.contributors = 9;
+        (spec.limits.agreement_min, spec.limits.age_ratio) = (0.4, 1.4);
+        let judged = |late: &dyn Fn(u64) -> u64, last: &Last| {
+            let sounds: Vec<Sound> = (0..9).map(|i| asked(i, 20 - late(i))).collect();
+            let candidate = |(i, sound)| Candidate { peer: key(i as u64).id(), sound, rating: 0 };
+            let list: Vec<_> = sounds.iter().enumerate().map(candidate).collect();
+            let verdicts = judge(&spec.limits, spec.seed, 20, &list, last);
+            let all: Vec<(PeerId, &Sound)> = list.iter().map(|c| (c.peer, c.sound)).collect();
+            let counted: Vec<_> = all.iter().filter(|(peer, _)| verdicts.count.contains(peer)).copied().collect();
+            assert!(sound_list(&spec.limits, &counted, last));
+            assert_eq!(sound_list(&spec.limits, &all, last), verdicts.rejects.is_empty());
+            (0..9).filter(|i| verdicts.rejects.get(&key(*i).id()) == Some(&Reason::Old)).collect::<Vec<u64>>()
+        };
+        // Before, the liars sent nothing.
+        let mut last = Last::default();
+        for round in 12..20 {
+            last.add(round, (0..7).map(|i| (key(i).id(), asked(i, round))));
+        }
+        assert_eq!(last.0.len() as u64, Last::ROUNDS);
+        assert!(judged(&|_| 0, &last).is_empty());
+        assert_eq!(judged(&|i| if i >= 7 { 4 } else { 0 }, &last), [7, 8]);
+        assert_eq!(judged(&|i| if i == 8 { 3 } else { 0 }, &last), [8]);
+        assert!(judged(&|i| if i == 8 { 4 } else { 0 }, &Last::default()).is_empty(), "nobody remembers");
+        // Fewer counted in an earlier round, or more: what one other shares is compared.
+        let mut thin = Last::default();
+        thin.add(18, (0..7).map(|i| (key(i).id(), asked(i, 18))));
+        thin.add(19, (0..2).map(|i| (key(i).id(), asked(i, 19))));
+        assert!(judged(&|_| 0, &thin).is_empty());
+    }
+
+    #[test]
+    fn votes_are_met_in_one_walk() {
+        let of = |list: &[(u64, bool)]| Signs::of(list.iter().copied());
+        let lists = [of(&[(1, true), (5, false), (900, true)]), of(&[(5, false), (6, true), (900, false)]), of(&[])];
+        let votes = Votes::of(&lists);
+        assert_eq!((&votes.at[..], &votes.sums[..], votes.of), (&[1, 5, 6, 900][..], &[-1, 2, -1, 0][..], 2));
+        let met = |signs: &Signs, own: &Signs| votes.meet(signs, own).collect::<Vec<_>>();
+        assert_eq!(met(&lists[0], &lists[0]), [(-1, 0), (1, 1), (-1, 1)]);
+        assert_eq!(met(&of(&[(0, false), (6, false), (899, true), (901, true)]), &lists[2]), [(1, -1)]);
+        let sorted: Vec<u64> = (0..100).map(|i| 3 * i).collect();
+        for value in 0..310 {
+            for from in [0, 1, 7, 40] {
+                let want = sorted.partition_point(|v| *v < value).max(from);
+                assert_eq!(seek(&sorted, from, value), want, "{value} from {from}");
+            }
+        }
     }
 }

@@ -342,7 +342,7 @@ impl Validator {
             let mut counted = Vec::with_capacity(sealed.manifest.entries.len());
             for entry in &sealed.manifest.entries {
                 if let Some(Update { stage: Stage::Sound(sound), .. }) = exchange.updates.remove(&entry.peer) {
-                    counted.push((entry.peer, sound.picks));
+                    counted.push((entry.peer, sound));
                 }
             }
             // A restart leaves it short, never wrong.

@@ -154,6 +154,8 @@ reasons! {
     Short = 15, "the update's norm is too far below the round's median";
     /// Pushes the other way than the others.
     Signs = 16, "the update's signs agree too little with those of the others";
+    /// Made in an earlier round.
+    Old = 17, "the update fits an earlier round better than this one";
 }
 
 impl Canonical for Manifest {

@@ -63,6 +63,7 @@ pub fn spec(validators: &[PeerId], slots: u32) -> RunSpec {
             norm_ratio: 10.0,
             overlap_max: 0.4,
             agreement_min: 0.0,
+            age_ratio: 0.0,
         },
         seed: 1,
     };

@@ -10,8 +10,8 @@
 //! An honest update has the length of the others', its own places, and where others send the same place it pushes to
 //! the same side far more often than not: its rows are drawn from the same text. Zeros have no length, a blow-up too
 //! much of it; a copy has another's places, even with other values on them; noise agrees as often as not, and a flipped
-//! sign hardly ever. What is allowed is relative to the median of the round, so no limit ages as the loss falls. Up to
-//! half of the updates may lie before a median does.
+//! sign hardly ever. An old update shares more with those that counted when it was made. What is allowed is relative to
+//! the median of the round, so no limit ages as the loss falls. Up to half of the updates may lie before a median does.
 //!
 //! Picks and signs are of a sample of the places, drawn by a hash of the place and so the same in every update: from
 //! [`SAMPLE`] to twice as many, or all where there are fewer.
@@ -28,6 +28,9 @@ pub const SAMPLE: usize = 1 << 14;
 pub const NORM_RATIO: f32 = 10.0;
 /// The least agreement of an update, as a share of the median one. Honest ones have nine tenths of it or more.
 pub const AGREEMENT_MIN: f32 = 0.4;
+/// Times that an update may share more with an earlier round's than with its own round's. Honest ones come to 1.1, to 1.3
+/// where their owner was late for many rounds; those kept back for four rounds to 1.5 and more.
+pub const AGE_RATIO: f32 = 1.4;
 
 /// The share of its places that an update may have in common with an earlier one: three fifths of what chance leaves to
 /// choose. Honest updates share a tenth.

@@ -70,6 +70,7 @@ pub fn spec(run: &Run, owner: &Owner, tokens: &str, ours: PeerId) -> Result<RunS
             norm_ratio: judge::NORM_RATIO,
             overlap_max: judge::overlap_max(outer.spec()),
             agreement_min: judge::AGREEMENT_MIN,
+            age_ratio: judge::AGE_RATIO,
         },
         seed: run.seed,
     };

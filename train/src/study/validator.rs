@@ -33,6 +33,7 @@ impl Validator {
             norm_ratio: judge::NORM_RATIO,
             overlap_max: judge::overlap_max(outer.spec()),
             agreement_min: judge::AGREEMENT_MIN,
+            age_ratio: judge::AGE_RATIO,
         };
         let seen = Seen {
             agreement_min: f64::MAX,
@@ -63,7 +64,7 @@ impl Validator {
         self.seen.lies += (all.len() - honest) as u64;
         self.seen.honest_rejected += (honest - good) as u64;
         self.seen.lies_counted += (counting.len() - good) as u64;
-        self.last.add(round, counting.iter().map(|slot| (peer(*slot), sounds[*slot].picks.clone())).collect());
+        self.last.add(round, counting.iter().map(|slot| (peer(*slot), sounds[*slot].clone())));
         counting.into_iter().map(|slot| all[slot]).collect()
     }
 
