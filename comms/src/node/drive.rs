@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::journal::Journal;
-use super::policy::{Offer, PUSHED_ROUNDS, Rules};
+use super::policy::{Offer, Rules, keep_offers};
 use super::status::Board;
 use super::threads::{self, Hands, Task};
 use super::{NodeError, Setup, Stop, TrainJob, Way, Work, role, sync};
@@ -108,28 +108,6 @@ pub async fn run(
     result
 }
 
-/// Fetches what peers push to a seeder, from who pushed it.
-async fn keep_offers(
-    mut offers: mpsc::UnboundedReceiver<Offer>,
-    fetcher: Fetcher,
-    rules: Arc<Rules>,
-    applied: Arc<AtomicU64>,
-) {
-    while let Some(Offer { peer, name, size }) = offers.recv().await {
-        let keep = applied.load(Ordering::Relaxed) + PUSHED_ROUNDS;
-        let (fetcher, rules) = (fetcher.clone(), rules.clone());
-        tokio::spawn(async move {
-            let come = fetcher.fetch(name, size, keep, Priority::Seeding, vec![peer]);
-            match timeout(GIVE_UP * 10, come).await {
-                Ok(Ok(())) => return rules.pushed(&peer, name, true),
-                Ok(Err(e)) => tracing::warn!(target: "esker::peer", error = %e, "seeding"),
-                Err(_) => fetcher.drop_want(name),
-            }
-            rules.pushed(&peer, name, false);
-        });
-    }
-}
-
 struct Driver {
     run: Hash,
     spec: Arc<RunSpec>,
@@ -175,8 +153,7 @@ impl Driver {
         let (store, found) = Store::open(&dir.join("blobs"), quota)?;
         tracing::info!(target: "esker::peer", ?found, "blobs");
         let store = Arc::new(store);
-        let keep_from = applied.saturating_sub(2 * u64::from(spec.limits.checkpoint_rounds) + 2);
-        let (journal, records) = Journal::open(&dir, &spec, keep_from)?;
+        let (journal, records) = Journal::open(&dir, &spec, keep_from(&spec, applied))?;
         let (news, news_rx) = mpsc::unbounded_channel();
         let (offers, offers_rx) = mpsc::unbounded_channel();
         let seeds = roles & (role::SEEDER | role::VALIDATOR) != 0 || spec.is_validator(&key.id());
@@ -303,6 +280,7 @@ impl Driver {
                 if let Fact::Folded { round, .. } | Fact::Synced { round, .. } = fact {
                     self.applied.store(round, Ordering::Relaxed);
                     self.store.prune(round)?;
+                    self.journal.shorten(&self.spec, keep_from(&self.spec, round))?;
                 }
                 fact
             }
@@ -469,6 +447,11 @@ impl Driver {
             let _ = news.send(News::Blob { name, held });
         });
     }
+}
+
+/// Manifests from this round on are kept, where the state is that of `applied`.
+fn keep_from(spec: &RunSpec, applied: u64) -> u64 {
+    applied.saturating_sub(2 * u64::from(spec.limits.checkpoint_rounds) + 2)
 }
 
 /// Our commits of rounds that are not settled: their updates stay hidden until a quorum closes the round again.

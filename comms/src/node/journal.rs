@@ -9,9 +9,14 @@ use crate::RunSpec;
 use crate::round::Record;
 use crate::round::journal::{compact, recover};
 
+/// A journal is written anew once it is this long and twice as long as when it was last written anew.
+const BYTES: u64 = 32 << 20;
+
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    bytes: u64,
+    bytes_max: u64,
 }
 
 impl Journal {
@@ -30,21 +35,72 @@ impl Journal {
         let aside = dir.join("journal.new");
         let write = || {
             let mut file = File::create(&aside)?;
+            let mut bytes = 0;
             for record in &records {
-                file.write_all(&record.encode())?;
+                let record = record.encode();
+                bytes += record.len() as u64;
+                file.write_all(&record)?;
             }
             file.sync_all()?;
             std::fs::rename(&aside, &path)?;
             File::open(dir)?.sync_all()?;
-            OpenOptions::new().append(true).open(&path)
+            Ok((OpenOptions::new().append(true).open(&path)?, bytes))
         };
-        let file = write().map_err(fault)?;
-        Ok((Journal { path, file }, records))
+        let (file, bytes) = write().map_err(fault)?;
+        Ok((Journal { path, file, bytes, bytes_max: BYTES.max(2 * bytes) }, records))
     }
 
     /// Appends a record; it is durable when this returns.
     pub fn append(&mut self, record: &Record) -> Result<(), NodeError> {
-        let write = self.file.write_all(&record.encode()).and_then(|()| self.file.sync_data());
+        let record = record.encode();
+        self.bytes += record.len() as u64;
+        let write = self.file.write_all(&record).and_then(|()| self.file.sync_data());
         write.map_err(|source| NodeError::Journal { path: self.path.clone(), source })
+    }
+
+    /// Leaves out what no longer matters, before `round`, where the file has grown long: a process may run for months.
+    pub fn shorten(&mut self, spec: &RunSpec, round: u64) -> Result<(), NodeError> {
+        if self.bytes > self.bytes_max {
+            let dir = self.path.parent().expect("a journal is in a folder").to_owned();
+            *self = Journal::open(&dir, spec, round)?.0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Canonical, Sealed};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_long_journal_is_made_short_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = crate::spec::tests::spec(1);
+        let bytes = include_bytes!("../../fuzz/corpus/manifest/valid-00");
+        let sealed = |round| {
+            let mut sealed = Sealed::decode(bytes).unwrap();
+            sealed.manifest.round = round;
+            sealed.hash = sealed.manifest.hash();
+            Record::Sealed(Arc::new(sealed))
+        };
+        let (mut journal, records) = Journal::open(dir.path(), &spec, 0).unwrap();
+        assert!(records.is_empty());
+        journal.bytes_max = 100_000;
+        let mut longest = 0;
+        for round in 0..400 {
+            journal.append(&sealed(round)).unwrap();
+            journal.shorten(&spec, u64::saturating_sub(round, 10)).unwrap();
+            journal.bytes_max = journal.bytes_max.min(100_000);
+            longest = longest.max(std::fs::metadata(dir.path().join("journal")).unwrap().len());
+        }
+        assert!((90_000..110_000).contains(&longest), "{longest}");
+        let rounds = |records: &[Record]| {
+            let round = |r: &Record| if let Record::Sealed(s) = r { s.manifest.round } else { panic!("{r:?}") };
+            records.iter().map(round).collect::<Vec<u64>>()
+        };
+        let (_, records) = Journal::open(dir.path(), &spec, 390).unwrap();
+        assert_eq!(rounds(&records), (390..400).collect::<Vec<u64>>());
     }
 }

@@ -6,21 +6,27 @@
 //! what comes later: a manifest may name it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::Work;
-use crate::blob::Store;
 use crate::blob::serve::Policy;
+use crate::blob::{Fetcher, Priority, Store};
 use crate::net::Net;
 use crate::state::{Part, Tree};
 use crate::{Hash, PeerId};
 
 /// Rounds for which a pushed update is kept.
-pub(super) const PUSHED_ROUNDS: u64 = 4;
+const PUSHED_ROUNDS: u64 = 4;
 /// Updates of one peer that are kept at once: one a round, and some that overlap.
 const PUSHED_MAX: usize = PUSHED_ROUNDS as usize + 2;
+
+/// A push that takes longer is given up.
+const PUSHED_WITHIN: Duration = Duration::from_secs(600);
 
 /// A push that was taken.
 pub(super) struct Offer {
@@ -118,6 +124,28 @@ impl Policy for Rules {
                 (Hash::of(&bytes) == *name).then_some(bytes)
             }
         }
+    }
+}
+
+/// Fetches what peers push to a seeder, from who pushed it.
+pub(super) async fn keep_offers(
+    mut offers: mpsc::UnboundedReceiver<Offer>,
+    fetcher: Fetcher,
+    rules: Arc<Rules>,
+    applied: Arc<AtomicU64>,
+) {
+    while let Some(Offer { peer, name, size }) = offers.recv().await {
+        let keep = applied.load(Ordering::Relaxed) + PUSHED_ROUNDS;
+        let (fetcher, rules) = (fetcher.clone(), rules.clone());
+        tokio::spawn(async move {
+            let come = fetcher.fetch(name, size, keep, Priority::Seeding, vec![peer]);
+            match timeout(PUSHED_WITHIN, come).await {
+                Ok(Ok(())) => return rules.pushed(&peer, name, true),
+                Ok(Err(e)) => tracing::warn!(target: "esker::peer", error = %e, "seeding"),
+                Err(_) => fetcher.drop_want(name),
+            }
+            rules.pushed(&peer, name, false);
+        });
     }
 }
 
