@@ -9,7 +9,7 @@ use super::{
 use crate::{
     ops::cast::element::per_level,
     pool::{Parts, Pool, SHARED_BYTES},
-    simd::Level,
+    simd::{self, Level},
     tensor::Tensor,
 };
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -53,11 +53,7 @@ fn each_chunk(
             let ahead = next.start(grid.stride()).wrapping_sub(tile.start(grid.stride()));
             let chunk = Chunk { tile, stride: grid.stride(), e, delta, beta, ahead };
             picks.len = spec.kept(tile.len());
-            picker.largest(&chunk, &mut picks.places[..picks.len]);
-            for (value, &place) in picks.values.iter_mut().zip(&picks.places[..picks.len]) {
-                // SAFETY: an element of this piece's own chunk.
-                *value = unsafe { e.window(chunk.place(usize::from(place)), 1)[0] };
-            }
+            picker.largest(&chunk, &mut picks);
             if !picks.values[..picks.len].iter().fold(true, |all, v| all & v.is_finite()) {
                 finite.store(false, Ordering::Relaxed);
             }
@@ -106,7 +102,7 @@ fn compress_by_table(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compr
 fn sent(grid: Grid, spec: Spec, chunk: usize, e: &[f32], bytes: &[u8], picks: &mut Picks) {
     let (tile, at) = (grid.tile(chunk), grid.record_at(spec, chunk));
     let record = &bytes[at..at + spec.record_bytes(tile.len())];
-    decode(spec, tile.len(), Table::default(), record, picks).expect("chunk_topk: a record of our own");
+    decode(simd::level(), spec, tile.len(), Table::default(), record, picks).expect("chunk_topk: a record of our own");
     for i in 0..picks.len {
         picks.values[i] = e[tile.place(grid.stride(), usize::from(picks.places[i]))];
     }
@@ -142,10 +138,8 @@ per_level! {
 
 /// Takes what was sent out of a chunk.
 fn put_back(chunk: &Chunk<'_>, picks: &Picks) {
-    for (i, d) in picks.iter() {
-        // SAFETY: an element of this piece's own chunk.
-        unsafe { chunk.e.window(chunk.place(i), 1)[0] -= d };
-    }
+    // SAFETY: picked from this chunk, which has one piece.
+    unsafe { chunk.each(&picks.places[..picks.len], |i, e| *e -= picks.values[i]) };
 }
 
 pub(super) fn fold(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Fold<'_>) {
@@ -189,7 +183,7 @@ fn read(grid: Grid, spec: Spec, chunk: usize, update: &Tensor, picks: &mut Picks
     let (n, at) = (grid.tile(chunk).len(), grid.record_at(spec, chunk));
     let bytes = update.bytes();
     let table = if spec.codec == Codec::Reference { Table::read(bytes) } else { Table::default() };
-    decode(spec, n, table, &bytes[at..at + spec.record_bytes(n)], picks)
+    decode(simd::level(), spec, n, table, &bytes[at..at + spec.record_bytes(n)], picks)
         .expect("chunk_topk: an update that was checked");
 }
 

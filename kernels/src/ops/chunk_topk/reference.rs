@@ -78,7 +78,7 @@ pub fn dense(grid: Grid, spec: Spec, update: &[u8]) -> Vec<Option<f32>> {
     for chunk in 0..grid.chunks() {
         let mut picks = Picks::new();
         let record = &update[grid.record_at(spec, chunk)..grid.record_at(spec, chunk + 1)];
-        decode(spec, grid.tile(chunk).len(), table, record, &mut picks).expect("an honest record");
+        decode(Level::Portable, spec, grid.tile(chunk).len(), table, record, &mut picks).expect("an honest record");
         for (i, d) in picks.iter() {
             out[at(grid, chunk, i)] = Some(d);
         }

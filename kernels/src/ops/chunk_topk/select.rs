@@ -13,29 +13,47 @@
 //! like the numbers; NaN lies above infinity.
 
 use super::{
-    CHUNK,
-    scan::{Chunk, scan},
+    CHUNK, Tile,
+    record::Picks,
+    scan::{Chunk, RUN, scan},
 };
-use crate::{ops::cast::element::per_level, simd::Level};
+use crate::{ops::cast::element::per_level, pool::Parts, simd::Level};
 
-/// Values that may be among the largest, with room for a whole vector past the end.
+/// Values that may be among the largest.
 pub(crate) struct Candidates {
-    magnitudes: [u32; CHUNK + 16],
-    places: [u32; CHUNK + 16],
+    /// See [`key`]; with room for a whole vector past the end.
+    keys: [u32; CHUNK + 16],
+    /// Where in the chunk; with room for a whole run past the end.
+    places: [u16; CHUNK + RUN],
 }
 
 impl Candidates {
     pub fn new() -> Candidates {
-        Candidates { magnitudes: [0; CHUNK + 16], places: [0; CHUNK + 16] }
+        Candidates { keys: [0; CHUNK + 16], places: [0; CHUNK + RUN] }
     }
 
-    /// Room for four from `at` on.
+    /// Room for the places of a run after `count`.
     #[inline(always)]
-    pub fn four(&mut self, at: usize) -> (&mut [u32; 4], &mut [u32; 4]) {
-        let four = at..at + 4;
-        let (magnitudes, places) = (&mut self.magnitudes[four.clone()], &mut self.places[four]);
-        (magnitudes.try_into().expect("four"), places.try_into().expect("four"))
+    pub fn room(&mut self, count: usize) -> &mut [u16; RUN] {
+        (&mut self.places[count..count + RUN]).try_into().expect("a run")
     }
+
+    /// Fetches what the chunk holds at the first `count` places.
+    fn fetch(&mut self, chunk: &Chunk<'_>, count: usize) {
+        // SAFETY: `scan` found the places in this chunk, which has one piece.
+        unsafe { chunk.each(&self.places[..count], |i, x| self.keys[i] = key(*x)) };
+        // What is not there reaches nothing.
+        self.keys[count..count + 16].fill(0);
+    }
+}
+
+/// A floor is so much of the guess.
+const MARGIN: f32 = 0.9;
+
+/// The bits of a value with its sign at the end: larger magnitudes have larger keys.
+#[inline(always)]
+pub(super) fn key(x: f32) -> u32 {
+    x.to_bits().rotate_left(1)
 }
 
 /// Finds the largest of one chunk after another.
@@ -58,52 +76,56 @@ impl Picker {
         self.guess
     }
 
-    /// Brings a chunk up to date and writes the places of its largest elements, as many as `places` holds, ascending.
-    pub(super) fn largest(&mut self, chunk: &Chunk<'_>, places: &mut [u16]) {
-        let (n, k) = (chunk.tile.len(), places.len());
+    /// Brings a chunk up to date and picks its largest elements, as many as `picks.len`.
+    pub(super) fn largest(&mut self, chunk: &Chunk<'_>, picks: &mut Picks) {
+        let (n, k) = (chunk.tile.len(), picks.len);
         // A small chunk, or one of which much is taken, tells little of the next.
         let (level, c, guessing) = (self.level, &mut self.candidates, n >= 512 && 8 * k <= n);
-        let floor = if guessing { magnitude(self.guess) } else { u32::MAX };
-        let count = scan(level, chunk, floor, c);
+        let (floor, guess) = (magnitude(MARGIN * self.guess), magnitude(self.guess));
+        let count = scan(level, chunk, if guessing { floor } else { u32::MAX }, c);
         let kth = if (k..=8 * k).contains(&count) {
-            among(level, c, count, places)
+            c.fetch(chunk, count);
+            among(level, c, count, floor, guess, picks)
         } else {
             let x = &mut self.x[..n];
             for (row, x) in x.chunks_exact_mut(chunk.tile.cols).enumerate() {
                 // SAFETY: chunks do not overlap, and each has one piece.
-                x.copy_from_slice(unsafe { chunk.e.window(chunk.place(row * chunk.tile.cols), x.len()) });
+                x.copy_from_slice(unsafe { chunk.e.window(chunk.tile.place(chunk.stride, row * x.len()), x.len()) });
             }
-            largest(level, x, c, places)
+            largest(level, x, c, picks)
         };
         if guessing {
-            self.guess = 0.875 * f32::from_bits(kth);
+            self.guess = f32::from_bits(kth);
         }
     }
 }
 
-/// Writes the places of the largest of `x`, ascending, and returns a number that these alone reach or exceed.
-fn largest(level: Level, x: &[f32], c: &mut Candidates, places: &mut [u16]) -> u32 {
-    let k = places.len();
-    assert!(x.len() <= CHUNK && k <= x.len(), "chunk_topk: {k} of {}", x.len());
-    let bound = match k {
-        ..=64 if x.len() >= 256 => bound_64(level, x),
-        ..=128 if x.len() >= 512 => bound_128(level, x),
+/// Picks the largest of `x`, as many as `picks.len`, and returns a number that these alone reach or exceed.
+fn largest(level: Level, x: &mut [f32], c: &mut Candidates, picks: &mut Picks) -> u32 {
+    let (n, k) = (x.len(), picks.len);
+    assert!(n <= CHUNK && k <= n, "chunk_topk: {k} of {n}");
+    let floor = match k {
+        ..=64 if n >= 256 => bound_64(level, x),
+        ..=128 if n >= 512 => bound_128(level, x),
         _ => 0,
     };
-    let count = collect(level, x, bound, c);
-    among(level, c, count, places)
+    let (tile, e) = (Tile { row: 0, col: 0, rows: 1, cols: n }, Parts::new(x));
+    let chunk = Chunk { tile, stride: n, e: &e, delta: None, beta: 0.0, ahead: 0 };
+    let count = scan(level, &chunk, floor, c);
+    c.fetch(&chunk, count);
+    among(level, c, count, floor, floor, picks)
 }
 
-/// As [`largest`], of `count` candidates.
-fn among(level: Level, c: &Candidates, count: usize, places: &mut [u16]) -> u32 {
-    let (magnitudes, all) = (&c.magnitudes[..count], &c.places[..count]);
-    let kth = kth(level, magnitudes, places.len());
+/// As [`largest`], of `count` candidates, all of which reach `floor`.
+fn among(level: Level, c: &Candidates, count: usize, floor: u32, guess: u32, picks: &mut Picks) -> u32 {
+    let kth = kth(level, &c.keys[..count.next_multiple_of(16)], count, picks.len, floor, guess);
+    picks.least = kth;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level says that the CPU has the instructions.
-    if level >= Level::Avx512 && unsafe { pick_avx512(magnitudes, all, kth, places) } {
+    if level >= Level::Avx512 && unsafe { pick_avx512(c, count, kth, picks) } {
         return kth;
     }
-    pick(magnitudes, all, kth, places);
+    pick(&c.keys[..count], &c.places[..count], kth, picks);
     kth
 }
 
@@ -133,200 +155,111 @@ per_level! {
     }
 }
 
-/// The `k`-th largest of `magnitudes`, or a number between it and the next that is less.
-pub(crate) fn kth(level: Level, magnitudes: &[u32], k: usize) -> u32 {
+/// The magnitude of the `k`-th largest of `count` keys, or a number between it and the next that is less. All reach
+/// `floor`; `guess` is looked at first; past `count` there are zeros up to a whole vector.
+pub(super) fn kth(level: Level, keys: &[u32], count: usize, k: usize, floor: u32, guess: u32) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx512 {
         // SAFETY: the level says that the CPU has the instructions.
-        return unsafe { kth_avx512(magnitudes, k) };
+        return unsafe { kth_avx512(keys, count, k, floor, guess) };
     }
     let _ = level;
-    bit_by_bit(magnitudes, k, |next| magnitudes.iter().map(|&m| u32::from(m >= next)).sum::<u32>() as usize)
+    let reach = |m: u32| keys.iter().map(|&key| u32::from(key >= m << 1)).sum::<u32>() as usize;
+    search(count, k, floor, guess, reach)
 }
 
-/// The largest number that `k` of them reach, or the first met that just `k` reach; `reach` counts.
+/// The largest magnitude that `k` reach, or the first met that just `k` reach; `reach` counts.
 #[inline(always)]
-fn bit_by_bit(magnitudes: &[u32], k: usize, reach: impl Fn(u32) -> usize) -> u32 {
-    // Bits above the first in which two magnitudes differ are known.
-    let (all, any) = magnitudes.iter().fold((u32::MAX, 0), |(all, any), &m| (all & m, any | m));
-    let open = 32 - (all ^ any).leading_zeros();
-    let mut kth = if open == 32 { 0 } else { all >> open << open };
-    for bit in (0..open).rev() {
-        let next = kth | 1 << bit;
-        let reached = reach(next);
-        if reached >= k {
-            kth = next;
-        }
-        if reached == k {
-            break;
+fn search(count: usize, k: usize, floor: u32, guess: u32, reach: impl Fn(u32) -> usize) -> u32 {
+    // At least k reach `low`, fewer reach `high`.
+    let (mut low, mut high) = ((u64::from(floor), count), (1u64 << 31, 0));
+    let (mut next, mut steps) = (u64::from(guess), 0);
+    while low.1 > k && high.0 - low.0 > 1 {
+        next = next.clamp(low.0 + 1, high.0 - 1);
+        let here = (next, reach(next as u32));
+        // As if magnitudes lay evenly, from here to the other end, or, where that is nowhere, as they did up to here.
+        let (from, to) = if here.1 < k { (low, here) } else if high.1 > 0 { (here, high) } else { (low, here) };
+        let (width, between) = (to.0 - from.0, (from.1 - to.1) as u64);
+        let beyond = if here.1 < k { low } else { here };
+        let start = beyond.0;
+        next = start + width * (2 * (beyond.1 - k) as u64 + 1) / (2 * between + 2);
+        if here.1 < k { high = here } else { low = here }
+        steps += 1;
+        if steps > 6 {
+            // They do not.
+            next = low.0.midpoint(high.0);
         }
     }
-    kth
+    low.0 as u32
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,popcnt")]
-fn kth_avx512(magnitudes: &[u32], k: usize) -> u32 {
+fn kth_avx512(keys: &[u32], count: usize, k: usize, floor: u32, guess: u32) -> u32 {
     use std::arch::x86_64::*;
-    let (blocks, rest) = magnitudes.as_chunks::<16>();
-    let there = ((1u32 << rest.len()) - 1) as u16;
-    // SAFETY: `there` keeps the load inside the rest.
-    let rest = unsafe { _mm512_maskz_loadu_epi32(there, rest.as_ptr().cast()) };
+    let (blocks, rest) = keys.as_chunks::<16>();
+    assert!(rest.is_empty(), "chunk_topk: {} keys", keys.len());
     let one = _mm512_set1_epi32(1);
-    bit_by_bit(magnitudes, k, |next| {
-        let floor = _mm512_set1_epi32(next as i32);
-        // What is not there is zero, which `next` is not.
-        let mut count = _mm512_maskz_mov_epi32(_mm512_cmpge_epu32_mask(rest, floor), one);
+    search(count, k, floor, guess, |m| {
+        let (least, mut reached) = (_mm512_set1_epi32((m << 1) as i32), _mm512_setzero_si512());
         for block in blocks {
-            // SAFETY: sixteen values.
-            let m = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+            // SAFETY: sixteen keys.
+            let keys = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
             // Counted in lanes: to fetch each mask from its register takes longer than to compare.
-            count = _mm512_mask_add_epi32(count, _mm512_cmpge_epu32_mask(m, floor), count, one);
+            reached = _mm512_mask_add_epi32(reached, _mm512_cmpge_epu32_mask(keys, least), reached, one);
         }
-        _mm512_reduce_add_epi32(count) as usize
+        _mm512_reduce_add_epi32(reached) as usize
     })
 }
 
-/// Which of up to 64 magnitudes reach `floor`, a bit each.
-pub(crate) fn reaching(level: Level, magnitudes: &[u32], floor: u32) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if level >= Level::Avx512 {
-        // SAFETY: the level says that the CPU has the instructions.
-        return unsafe { reaching_avx512(magnitudes, floor) };
-    }
-    let _ = level;
-    magnitudes.iter().enumerate().fold(0, |set, (i, &m)| set | u64::from(m >= floor) << i)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn reaching_avx512(magnitudes: &[u32], floor: u32) -> u64 {
-    use std::arch::x86_64::*;
-    magnitudes.chunks(16).enumerate().fold(0, |set, (i, block)| {
-        let there = (u32::from(u16::MAX) >> (16 - block.len())) as u16;
-        // SAFETY: `there` keeps the load inside the block.
-        let m = unsafe { _mm512_maskz_loadu_epi32(there, block.as_ptr().cast()) };
-        let reach = _mm512_mask_cmpge_epu32_mask(there, m, _mm512_set1_epi32(floor as i32));
-        set | u64::from(reach) << (16 * i)
-    })
-}
-
-/// Copies what reaches `bound` out, in order; returns how many.
-fn collect(level: Level, x: &[f32], bound: u32, c: &mut Candidates) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        // SAFETY: the level says that the CPU has the instructions.
-        Level::Avx512 | Level::Avx512Bf16 => return unsafe { collect_avx512(x, bound, c) },
-        // SAFETY: as above.
-        Level::Avx2 => return unsafe { collect_avx2(x, bound, c) },
-        Level::Portable => {}
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = level;
-    collect_from(x, 0, bound, c, 0)
-}
-
-/// Goes on at place `from` with `count` candidates found.
-fn collect_from(x: &[f32], from: usize, bound: u32, c: &mut Candidates, mut count: usize) -> usize {
-    for (i, &x) in x.iter().enumerate().skip(from) {
-        c.magnitudes[count] = magnitude(x);
-        c.places[count] = i as u32;
-        count += usize::from(magnitude(x) >= bound);
-    }
-    count
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,popcnt")]
-fn collect_avx512(x: &[f32], bound: u32, c: &mut Candidates) -> usize {
-    use std::arch::x86_64::*;
-    let floor = _mm512_set1_epi32(bound as i32);
-    let mut place = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let mut count = 0;
-    for block in x.chunks_exact(16) {
-        // SAFETY: sixteen values.
-        let bits = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
-        let m = _mm512_and_si512(bits, _mm512_set1_epi32(i32::MAX));
-        let keep = _mm512_cmpge_epu32_mask(m, floor);
-        // No branch: whether a block has a candidate is a coin toss, which no predictor wins.
-        // SAFETY: `count` is at most the place of the block, and both arrays have 16 to spare past a chunk.
-        unsafe {
-            let to = c.magnitudes.as_mut_ptr().add(count);
-            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi32(keep, m));
-            let to = c.places.as_mut_ptr().add(count);
-            _mm512_storeu_si512(to.cast(), _mm512_maskz_compress_epi32(keep, place));
-        }
-        count += keep.count_ones() as usize;
-        place = _mm512_add_epi32(place, _mm512_set1_epi32(16));
-    }
-    collect_from(x, x.len() / 16 * 16, bound, c, count)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn collect_avx2(x: &[f32], bound: u32, c: &mut Candidates) -> usize {
-    use std::arch::x86_64::*;
-    let floor = _mm256_set1_epi32(bound as i32);
-    let mut count = 0;
-    for (i, block) in x.chunks_exact(8).enumerate() {
-        // SAFETY: eight values.
-        let bits = unsafe { _mm256_loadu_si256(block.as_ptr().cast()) };
-        let m = _mm256_and_si256(bits, _mm256_set1_epi32(i32::MAX));
-        // Magnitudes have no sign bit, so signed comparison orders them.
-        let below = _mm256_cmpgt_epi32(floor, m);
-        let mut keep = !_mm256_movemask_ps(_mm256_castsi256_ps(below)) as u8;
-        while keep != 0 {
-            let lane = keep.trailing_zeros() as usize;
-            c.magnitudes[count] = magnitude(block[lane]);
-            c.places[count] = (8 * i + lane) as u32;
-            count += 1;
-            keep &= keep - 1;
-        }
-    }
-    collect_from(x, x.len() / 8 * 8, bound, c, count)
-}
-
-/// What reaches `kth`, if `places` has room for just so many; says whether it has.
+/// Picks what reaches `kth`, if it is just as much as is wanted; says whether it is.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
-fn pick_avx512(magnitudes: &[u32], all: &[u32], kth: u32, places: &mut [u16]) -> bool {
+fn pick_avx512(c: &Candidates, count: usize, kth: u32, picks: &mut Picks) -> bool {
     use std::arch::x86_64::*;
+    let (k, least) = (picks.len, _mm512_set1_epi32((kth << 1) as i32));
     let mut found = 0;
-    for (block, all) in magnitudes.chunks(16).zip(all.chunks(16)) {
-        let there = (u32::from(u16::MAX) >> (16 - block.len())) as u16;
-        // SAFETY: `there` keeps the loads inside the blocks.
-        let (m, all) = unsafe {
+    for at in (0..count).step_by(16) {
+        let there = (u32::from(u16::MAX) >> (16 - (count - at).min(16))) as u16;
+        // SAFETY: both arrays go on for a whole vector past the last candidate.
+        let (keys, places) = unsafe {
             (
-                _mm512_maskz_loadu_epi32(there, block.as_ptr().cast()),
-                _mm512_maskz_loadu_epi32(there, all.as_ptr().cast()),
+                _mm512_loadu_si512(c.keys.as_ptr().add(at).cast()),
+                _mm256_loadu_si256(c.places.as_ptr().add(at).cast()),
             )
         };
-        let reach = _mm512_mask_cmpge_epu32_mask(there, m, _mm512_set1_epi32(kth as i32));
+        let reach = _mm512_mask_cmpge_epu32_mask(there, keys, least);
         let more = reach.count_ones() as usize;
-        let Some(to) = places.get_mut(found..found + more) else { return false };
-        let taken = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(reach, all));
-        // SAFETY: as many as `to` has.
-        unsafe { _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), ((1u32 << more) - 1) as u16, taken) };
+        if found + more > k {
+            return false;
+        }
+        let values = _mm512_ror_epi32::<1>(_mm512_maskz_compress_epi32(reach, keys));
+        let places = _mm512_maskz_compress_epi32(reach, _mm512_cvtepu16_epi32(places));
+        // SAFETY: both arrays have room for a whole vector past a chunk.
+        unsafe {
+            _mm512_storeu_si512(picks.values.as_mut_ptr().add(found).cast(), values);
+            _mm256_storeu_si256(picks.places.as_mut_ptr().add(found).cast(), _mm512_cvtepi32_epi16(places));
+        }
         found += more;
     }
-    found == places.len()
+    found == k
 }
 
-/// What exceeds `kth`, and of what equals it as many of the first as there is room for.
-fn pick(magnitudes: &[u32], all: &[u32], kth: u32, places: &mut [u16]) {
-    let above: u32 = magnitudes.iter().map(|&m| u32::from(m > kth)).sum();
-    let (mut equal_left, mut found) = (places.len() as u32 - above, 0);
-    let last = places.len() - 1;
-    // No branch either: each place is written, and stays if the count moves on.
-    for (&m, &place) in magnitudes.iter().zip(all) {
-        let equal = u32::from(m == kth) & u32::from(equal_left > 0);
+/// Picks what exceeds `kth`, and of what equals it as many of the first as there is room for.
+fn pick(keys: &[u32], places: &[u16], kth: u32, picks: &mut Picks) {
+    let above: u32 = keys.iter().map(|&key| u32::from(key >> 1 > kth)).sum();
+    let (mut equal_left, mut found) = (picks.len as u32 - above, 0);
+    let last = picks.len - 1;
+    // No branch: each is written, and stays if the count moves on.
+    for (&key, &place) in keys.iter().zip(places) {
+        let equal = u32::from(key >> 1 == kth) & u32::from(equal_left > 0);
         equal_left -= equal;
         if found <= last {
-            places[found] = place as u16;
+            (picks.places[found], picks.values[found]) = (place, f32::from_bits(key.rotate_right(1)));
         }
-        found += (u32::from(m > kth) | equal) as usize;
+        found += (u32::from(key >> 1 > kth) | equal) as usize;
     }
-    assert_eq!(found, places.len(), "chunk_topk: picked");
+    assert_eq!(found, picks.len, "chunk_topk: picked");
 }
 
 #[cfg(test)]
@@ -344,19 +277,20 @@ mod tests {
 
     #[test]
     fn the_largest_are_those_that_a_stable_sort_puts_first() {
-        let mut c = Candidates::new();
+        let (mut c, mut picks) = (Candidates::new(), Picks::new());
         for n in [1, 5, 15, 16, 17, 64, 255, 256, 257, 511, 513, 1000, 4096] {
             let normal = crate::harness::draw(3, n);
             let few: Vec<f32> = normal.iter().map(|x| x.round()).collect();
             let mut odd = normal.clone();
             odd[n / 2] = f32::NAN;
             odd[n / 3] = f32::NEG_INFINITY;
-            for x in [normal, few, vec![0.0; n], vec![-1.5; n], odd] {
+            for mut x in [normal, few, vec![0.0; n], vec![-1.5; n], odd] {
                 for k in [1, 2, n / 64, n / 32, n / 7, n].map(|k| k.clamp(1, n)) {
                     for level in simd::Level::ALL.into_iter().filter(|&l| l <= simd::detected()) {
-                        let mut places = vec![0; k];
-                        largest(level, &x, &mut c, &mut places);
-                        assert_eq!(places, sorted(&x, k), "n {n} k {k} {}", level.name());
+                        picks.len = k;
+                        largest(level, &mut x, &mut c, &mut picks);
+                        assert_eq!(picks.places[..k], sorted(&x, k), "n {n} k {k} {}", level.name());
+                        assert!(picks.iter().all(|(i, v)| x[i].to_bits() == v.to_bits()));
                     }
                 }
             }
