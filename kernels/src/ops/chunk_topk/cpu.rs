@@ -2,9 +2,10 @@
 
 use super::{
     CHUNK, Compress, Fold, Grid, Mean,
+    ahead::Ahead,
     record::{Codec, Picks, Spec, Table, decode, encode},
     scan::Chunk,
-    select::Picker,
+    select::{Guess, Picker},
 };
 use crate::{
     ops::cast::element::per_level,
@@ -12,10 +13,13 @@ use crate::{
     simd::{self, Level},
     tensor::Tensor,
 };
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Chunks of a piece: neighbours in a row of tiles, so that a page that is open serves several.
 const PIECE: usize = 16;
+/// Chunks of the longest piece, and pieces that a tensor is cut into where they are not too short or too long for that.
+const PIECE_MOST: usize = 256;
+const PIECES: usize = 64;
 
 pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compress<'_>) -> bool {
     let bytes = a.update.bytes_mut();
@@ -43,27 +47,31 @@ fn each_chunk(
     after: impl Fn(&Chunk<'_>, &Picks) + Sync,
 ) -> bool {
     let chunks = grid.chunks();
-    let (finite, hint) = (AtomicBool::new(true), AtomicU32::new(f32::NAN.to_bits()));
-    pool.run(chunks.div_ceil(PIECE), |piece, _| {
+    let (finite, guess) = (AtomicBool::new(true), AtomicU64::new(Guess::NONE.to_bits()));
+    let piece = (chunks / PIECES).clamp(PIECE, PIECE_MOST);
+    pool.run(chunks.div_ceil(piece), |nth, _| {
         // What the lanes tell each other changes how long it takes, not what is found.
-        let mut picker = Picker::new(level, f32::from_bits(hint.load(Ordering::Relaxed)));
-        let mut picks = Picks::new();
-        for i in piece * PIECE..chunks.min((piece + 1) * PIECE) {
-            let (tile, next) = (grid.tile(i), grid.tile((i + 1).min(chunks - 1)));
-            let ahead = next.start(grid.stride()).wrapping_sub(tile.start(grid.stride()));
-            let chunk = Chunk { tile, stride: grid.stride(), e, delta, beta, ahead };
+        let mut picker = Picker::new(level, Guess::from_bits(guess.load(Ordering::Relaxed)));
+        let (mut picks, stride) = (Picks::new(), grid.stride());
+        let here = nth * piece..chunks.min((nth + 1) * piece);
+        let (mut tile, mut at) = (grid.tile(here.start), grid.record_at(spec, here.start));
+        for i in here {
+            let next = grid.tile((i + 1).min(chunks - 1));
+            let chunk = Chunk { tile, stride, e, delta, beta, ahead: Ahead::new(next, stride, e.at(0), delta) };
             picks.len = spec.kept(tile.len());
             picker.largest(&chunk, &mut picks);
             if !picks.values[..picks.len].iter().fold(true, |all, v| all & v.is_finite()) {
                 finite.store(false, Ordering::Relaxed);
             }
-            let at = grid.record_at(spec, i);
+            let length = spec.record_bytes(tile.len());
             // SAFETY: records of different chunks do not overlap.
-            let record = unsafe { bytes.window(at, spec.record_bytes(tile.len())) };
+            let record = unsafe { bytes.window(at, length) };
             encode(level, spec, tile.len(), Table::default(), &mut picks, record);
             after(&chunk, &picks);
+            chunk.ahead.fetch_all();
+            (tile, at) = (next, at + length);
         }
-        hint.store(picker.guess().to_bits(), Ordering::Relaxed);
+        guess.store(picker.guess.to_bits(), Ordering::Relaxed);
     });
     finite.into_inner()
 }

@@ -19,6 +19,7 @@
 //! compress reads 12 bytes a parameter and writes 4 (in place, without a and θ: reads 4, and writes the lines it sent
 //! from); fold reads 4 and writes 8: bound by memory. Source: Sarfi et al. 2025, arXiv:2508.15706 (SparseLoCo).
 
+mod ahead;
 pub mod cases;
 pub(crate) mod cpu;
 mod gpu;

@@ -4,11 +4,12 @@
 //! run gives 64 bits, one for each element that reaches the floor, and the bits give places. A good floor (see
 //! [`super::select::Picker`]) lets through some two elements a run.
 //!
-//! The same line of the next chunk is fetched after each, since the machine's own guesses start anew with every row. (To
-//! fetch a run before it is read, or half of a chunk later, cost a matrix half as much time again on a Zen 4.)
+//! Of the next chunk half is fetched meanwhile, and the rest while this one is worked on further: see
+//! [`super::ahead`].
 
 use super::{
     CHUNK, SIDE, Tile,
+    ahead::Ahead,
     select::{Candidates, magnitude},
 };
 use crate::{ops::cast::element::per_level, pool::Parts, simd::Level};
@@ -25,35 +26,46 @@ pub(super) struct Chunk<'a> {
     /// Anchor and theta.
     pub delta: Option<(&'a [f32], &'a [f32])>,
     pub beta: f32,
-    /// How many elements further the next chunk lies.
-    pub ahead: usize,
+    /// The next chunk.
+    pub ahead: Ahead<'a>,
 }
 
 impl Chunk<'_> {
+    /// Where its first element lies in memory. All of it lies in the tensor.
+    fn first(&self) -> *mut f32 {
+        assert!(self.e.at(self.end()) > self.e.at(0), "chunk_topk: an empty chunk");
+        self.e.at(self.tile.start(self.stride))
+    }
+
+    /// The element of the tensor after its last.
+    fn end(&self) -> usize {
+        self.tile.start(self.stride) + (self.tile.rows - 1) * self.stride + self.tile.cols
+    }
+
+    /// Number of its runs, and elements between the starts of two, if all are whole.
+    fn whole_runs(&self) -> Option<(usize, usize)> {
+        match (self.tile.rows, self.tile.cols) {
+            (rows, RUN) => Some((rows, self.stride)),
+            (1, cols) if cols.is_multiple_of(RUN) => Some((cols / RUN, RUN)),
+            _ => None,
+        }
+    }
+
     /// Calls `each(nth, element)` for the elements at these places of the chunk.
     ///
     /// # Safety
     /// The places lie in the chunk, and the caller has the chunk for itself.
     #[inline(always)]
     pub unsafe fn each(&self, places: &[u16], mut each: impl FnMut(usize, &mut f32)) {
-        let (stride, cols) = (self.stride, self.tile.cols);
-        let start = self.tile.start(stride);
-        // All of it lies in the tensor: between here and the last element of its last row.
-        // SAFETY: the caller has the chunk for itself; the window is not used.
-        let start = unsafe { self.e.window(start, 1) }.as_mut_ptr();
-        let end = self.tile.start(stride) + (self.tile.rows - 1) * stride + cols;
-        assert!(self.e.at(end) >= start, "chunk_topk: a chunk past the end");
+        let (stride, cols, first) = (self.stride, self.tile.cols, self.first());
+        let places = places.iter().map(|&place| usize::from(place)).enumerate();
         // Nearly all chunks are whole, and to divide takes longer than all else that is done for an element.
-        // SAFETY: what the caller promises, and the bounds above.
+        // SAFETY: places lie in the chunk by the caller's promise, and the chunk in the tensor.
         unsafe {
             match (self.tile.rows, cols) {
-                (1, _) => places.iter().enumerate().for_each(|(i, &p)| each(i, &mut *start.add(usize::from(p)))),
-                (_, SIDE) => places.iter().map(|&p| usize::from(p)).enumerate().for_each(|(i, p)| {
-                    each(i, &mut *start.add(p / SIDE * stride + p % SIDE));
-                }),
-                _ => places.iter().map(|&p| usize::from(p)).enumerate().for_each(|(i, p)| {
-                    each(i, &mut *start.add(p / cols * stride + p % cols));
-                }),
+                (1, _) => places.for_each(|(i, p)| each(i, &mut *first.add(p))),
+                (_, SIDE) => places.for_each(|(i, p)| each(i, &mut *first.add(p / SIDE * stride + p % SIDE))),
+                _ => places.for_each(|(i, p)| each(i, &mut *first.add(p / cols * stride + p % cols))),
             }
         }
     }
@@ -70,8 +82,6 @@ pub(super) fn scan(level: Level, chunk: &Chunk<'_>, floor: u32, to: &mut Candida
         // SAFETY: the level says that the CPU has the instructions.
         return unsafe { scan_avx512(chunk, floor, to) };
     }
-    // The compiler's loops leave fetching to the machine.
-    let _ = chunk.ahead;
     scan_plain(level, chunk, floor, to)
 }
 
@@ -106,12 +116,7 @@ fn note(mut mask: u64, first: u16, places: &mut [u16; RUN]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,bmi1,bmi2")]
 fn scan_avx512(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates) -> usize {
-    // Of a length that the compiler knows, for all but the last column of tiles.
-    if chunk.tile.cols.is_multiple_of(RUN) {
-        walk(chunk, to, note, |e, delta| run_avx512::<true>(chunk, e, delta, floor))
-    } else {
-        walk(chunk, to, note, |e, delta| run_avx512::<false>(chunk, e, delta, floor))
-    }
+    scan_runs(chunk, floor, to, note)
 }
 
 /// As [`scan_avx512`], with an instruction that makes places of bits.
@@ -129,7 +134,7 @@ fn scan_vbmi2(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates) -> usize {
     };
     // SAFETY: 64 bytes.
     let lanes = unsafe { _mm512_loadu_si512(LANES.as_ptr().cast()) };
-    let note = |mask: u64, first: u16, places: &mut [u16; RUN]| {
+    scan_runs(chunk, floor, to, |mask, first, places| {
         let (set, first) = (_mm512_maskz_compress_epi8(mask, lanes), _mm512_set1_epi16(first as i16));
         let wide = |half| _mm512_add_epi16(_mm512_cvtepu8_epi16(half), first);
         // SAFETY: 32 places, then the other 32.
@@ -140,38 +145,72 @@ fn scan_vbmi2(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates) -> usize {
                 _mm512_storeu_si512(places[32..].as_mut_ptr().cast(), wide(half));
             }
         }
-    };
-    if chunk.tile.cols.is_multiple_of(RUN) {
-        walk(chunk, to, note, |e, delta| run_avx512::<true>(chunk, e, delta, floor))
-    } else {
-        walk(chunk, to, note, |e, delta| run_avx512::<false>(chunk, e, delta, floor))
-    }
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,bmi1,bmi2")]
 #[inline]
-fn run_avx512<const WHOLE: bool>(chunk: &Chunk<'_>, e: &mut [f32], delta: Option<(&[f32], &[f32])>, floor: u32) -> u64 {
+fn scan_runs(
+    chunk: &Chunk<'_>,
+    floor: u32,
+    to: &mut Candidates,
+    note: impl Fn(u64, u16, &mut [u16; RUN]),
+) -> usize {
+    let Some((runs, step)) = chunk.whole_runs() else {
+        return walk(chunk, to, note, |e, delta| {
+            let delta = delta.map(|(a, t)| (a.as_ptr(), t.as_ptr()));
+            // SAFETY: as many elements as `e` has.
+            unsafe { run_avx512::<false>(e.as_mut_ptr(), e.len(), delta, chunk.beta, floor) }
+        });
+    };
+    let (first, at) = (chunk.first(), chunk.tile.start(chunk.stride));
+    // The chunk lies in both, as in `e`.
+    let delta = chunk.delta.map(|(a, t)| (a[at..chunk.end()].as_ptr(), t[at..chunk.end()].as_ptr()));
+    let mut count = 0;
+    for run in 0..runs {
+        let here = run * step;
+        let delta = delta.map(|(a, t)| (a.wrapping_add(here), t.wrapping_add(here)));
+        // SAFETY: the chunk is made of such runs, and has one piece.
+        let mask = unsafe { run_avx512::<true>(first.add(here), RUN, delta, chunk.beta, floor) };
+        note(mask, (run * RUN) as u16, to.room(count));
+        count += mask.count_ones() as usize;
+        if run.is_multiple_of(2) {
+            chunk.ahead.fetch();
+        }
+    }
+    count
+}
+
+/// Brings a run up to date; which of it reach the floor, a bit each.
+///
+/// # Safety
+/// There are `len` elements at each pointer, 64 if the run is `WHOLE`, else at most that, and nobody else has those of
+/// `e`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,bmi1,bmi2")]
+#[inline]
+unsafe fn run_avx512<const WHOLE: bool>(
+    e: *mut f32,
+    len: usize,
+    delta: Option<(*const f32, *const f32)>,
+    beta: f32,
+    floor: u32,
+) -> u64 {
     use std::arch::x86_64::*;
-    let len = if WHOLE { RUN } else { e.len() };
-    assert!(e.len() == len && delta.is_none_or(|(a, t)| a.len() == len && t.len() == len), "chunk_topk: a run");
-    let (floor, beta) = (_mm512_set1_epi32(floor as i32), _mm512_set1_ps(chunk.beta));
+    let len = if WHOLE { RUN } else { len };
+    let (floor, beta) = (_mm512_set1_epi32(floor as i32), _mm512_set1_ps(beta));
     let mut mask = 0;
     for i in (0..len).step_by(16) {
         let there = if WHOLE { u16::MAX } else { ((1u32 << (len - i).min(16)) - 1) as u16 };
-        // SAFETY: `there` keeps loads and the store inside the run; a fetch ahead reads nothing.
+        // SAFETY: `there` keeps loads and the store inside the run.
         unsafe {
-            let at = e.as_mut_ptr().add(i);
-            let fetch = |from: *const f32| _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(chunk.ahead).cast());
-            let mut x = _mm512_maskz_loadu_ps(there, at);
-            fetch(at);
-            if let Some((anchor, theta)) = delta {
-                let (a, t) = (anchor.as_ptr().add(i), theta.as_ptr().add(i));
-                let moved = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, a), _mm512_maskz_loadu_ps(there, t));
-                fetch(a);
-                fetch(t);
+            let mut x = _mm512_maskz_loadu_ps(there, e.add(i));
+            if let Some((a, t)) = delta {
+                let moved =
+                    _mm512_sub_ps(_mm512_maskz_loadu_ps(there, a.add(i)), _mm512_maskz_loadu_ps(there, t.add(i)));
                 x = _mm512_add_ps(_mm512_mul_ps(beta, x), moved);
-                _mm512_mask_storeu_ps(at, there, x);
+                _mm512_mask_storeu_ps(e.add(i), there, x);
             }
             let magnitudes = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
             mask |= u64::from(_mm512_mask_cmpge_epu32_mask(there, magnitudes, floor)) << i;
@@ -201,6 +240,9 @@ fn walk(
             let mask = run(e, chunk.delta.map(|(a, t)| (&a[here.clone()], &t[here.clone()])));
             note(mask, (row * tile.cols + col) as u16, to.room(count));
             count += mask.count_ones() as usize;
+            if (row + col / RUN).is_multiple_of(2) {
+                chunk.ahead.fetch();
+            }
         }
     }
     count

@@ -14,6 +14,7 @@
 
 use super::{
     CHUNK, Tile,
+    ahead::Ahead,
     record::Picks,
     scan::{Chunk, RUN, scan},
 };
@@ -41,51 +42,86 @@ impl Candidates {
     /// Fetches what the chunk holds at the first `count` places.
     fn fetch(&mut self, chunk: &Chunk<'_>, count: usize) {
         // SAFETY: `scan` found the places in this chunk, which has one piece.
-        unsafe { chunk.each(&self.places[..count], |i, x| self.keys[i] = key(*x)) };
+        unsafe {
+            chunk.each(&self.places[..count], |i, x| {
+                if i % 16 == 0 {
+                    chunk.ahead.fetch();
+                }
+                self.keys[i] = key(*x);
+            });
+        }
         // What is not there reaches nothing.
         self.keys[count..count + 16].fill(0);
     }
 }
 
-/// A floor is so much of the guess.
-const MARGIN: f32 = 0.9;
-
 /// The bits of a value with its sign at the end: larger magnitudes have larger keys.
 #[inline(always)]
-pub(super) fn key(x: f32) -> u32 {
+fn key(x: f32) -> u32 {
     x.to_bits().rotate_left(1)
 }
 
+/// Where the k-th largest magnitude of a chunk is thought to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guess {
+    /// About there; no number when nothing is known.
+    kth: f32,
+    /// What guesses were off by of late, as a share.
+    off: f32,
+}
+
+impl Guess {
+    /// Nothing is known.
+    pub const NONE: Guess = Guess { kth: f32::NAN, off: 0.025 };
+
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.kth.to_bits()) << 32 | u64::from(self.off.to_bits())
+    }
+
+    pub fn from_bits(bits: u64) -> Guess {
+        Guess { kth: f32::from_bits((bits >> 32) as u32), off: f32::from_bits(bits as u32) }
+    }
+
+    /// What k values reach unless the guess is off by much more than of late.
+    fn floor(self) -> u32 {
+        magnitude(self.kth * (1.0 - 4.5 * self.off))
+    }
+
+    fn learn(&mut self, kth: f32) {
+        if self.kth > 0.0 {
+            self.off += ((kth / self.kth - 1.0).abs().min(0.2) - self.off) / 16.0;
+            self.kth += (kth - self.kth) / 4.0;
+        } else {
+            self.kth = kth;
+        }
+    }
+}
+
 /// Finds the largest of one chunk after another.
-pub(crate) struct Picker {
+pub(super) struct Picker {
     level: Level,
-    /// Where to look; no number when nothing is known.
-    guess: f32,
+    /// For the next.
+    pub guess: Guess,
     candidates: Candidates,
     x: [f32; CHUNK],
 }
 
 impl Picker {
-    /// `guess` is that of another picker, or NaN.
-    pub fn new(level: Level, guess: f32) -> Picker {
+    /// `guess` may be that of another picker.
+    pub fn new(level: Level, guess: Guess) -> Picker {
         Picker { level, guess, candidates: Candidates::new(), x: [0.0; CHUNK] }
     }
 
-    /// For a picker that goes on from here.
-    pub fn guess(&self) -> f32 {
-        self.guess
-    }
-
     /// Brings a chunk up to date and picks its largest elements, as many as `picks.len`.
-    pub(super) fn largest(&mut self, chunk: &Chunk<'_>, picks: &mut Picks) {
+    pub fn largest(&mut self, chunk: &Chunk<'_>, picks: &mut Picks) {
         let (n, k) = (chunk.tile.len(), picks.len);
         // A small chunk, or one of which much is taken, tells little of the next.
         let (level, c, guessing) = (self.level, &mut self.candidates, n >= 512 && 8 * k <= n);
-        let (floor, guess) = (magnitude(MARGIN * self.guess), magnitude(self.guess));
-        let count = scan(level, chunk, if guessing { floor } else { u32::MAX }, c);
+        let floor = if guessing { self.guess.floor() } else { u32::MAX };
+        let count = scan(level, chunk, floor, c);
         let kth = if (k..=8 * k).contains(&count) {
             c.fetch(chunk, count);
-            among(level, c, count, floor, guess, picks)
+            among(level, c, count, floor, magnitude(self.guess.kth), &chunk.ahead, picks)
         } else {
             let x = &mut self.x[..n];
             for (row, x) in x.chunks_exact_mut(chunk.tile.cols).enumerate() {
@@ -95,7 +131,7 @@ impl Picker {
             largest(level, x, c, picks)
         };
         if guessing {
-            self.guess = f32::from_bits(kth);
+            self.guess.learn(f32::from_bits(kth));
         }
     }
 }
@@ -110,19 +146,19 @@ fn largest(level: Level, x: &mut [f32], c: &mut Candidates, picks: &mut Picks) -
         _ => 0,
     };
     let (tile, e) = (Tile { row: 0, col: 0, rows: 1, cols: n }, Parts::new(x));
-    let chunk = Chunk { tile, stride: n, e: &e, delta: None, beta: 0.0, ahead: 0 };
+    let chunk = Chunk { tile, stride: n, e: &e, delta: None, beta: 0.0, ahead: Ahead::nothing() };
     let count = scan(level, &chunk, floor, c);
     c.fetch(&chunk, count);
-    among(level, c, count, floor, floor, picks)
+    among(level, c, count, floor, floor, &chunk.ahead, picks)
 }
 
 /// As [`largest`], of `count` candidates, all of which reach `floor`.
-fn among(level: Level, c: &Candidates, count: usize, floor: u32, guess: u32, picks: &mut Picks) -> u32 {
-    let kth = kth(level, &c.keys[..count.next_multiple_of(16)], count, picks.len, floor, guess);
+fn among(level: Level, c: &Candidates, count: usize, floor: u32, guess: u32, ahead: &Ahead<'_>, picks: &mut Picks) -> u32 {
+    let kth = kth(level, &c.keys[..count.next_multiple_of(16)], count, picks.len, floor, guess, || (0..3).for_each(|_| ahead.fetch()));
     picks.least = kth;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level says that the CPU has the instructions.
-    if level >= Level::Avx512 && unsafe { pick_avx512(c, count, kth, picks) } {
+    if level >= Level::Avx512 && unsafe { pick_avx512(c, count, kth, ahead, picks) } {
         return kth;
     }
     pick(&c.keys[..count], &c.places[..count], kth, picks);
@@ -157,20 +193,24 @@ per_level! {
 
 /// The magnitude of the `k`-th largest of `count` keys, or a number between it and the next that is less. All reach
 /// `floor`; `guess` is looked at first; past `count` there are zeros up to a whole vector.
-pub(super) fn kth(level: Level, keys: &[u32], count: usize, k: usize, floor: u32, guess: u32) -> u32 {
+fn kth(level: Level, keys: &[u32], count: usize, k: usize, floor: u32, guess: u32, between: impl Fn()) -> u32 {
     #[cfg(target_arch = "x86_64")]
     if level >= Level::Avx512 {
         // SAFETY: the level says that the CPU has the instructions.
-        return unsafe { kth_avx512(keys, count, k, floor, guess) };
+        return unsafe { kth_avx512(keys, count, k, floor, guess, between) };
     }
     let _ = level;
-    let reach = |m: u32| keys.iter().map(|&key| u32::from(key >= m << 1)).sum::<u32>() as usize;
+    let reach = |m: u32| {
+        between();
+        keys.iter().map(|&key| u32::from(key >= m << 1)).sum::<u32>() as usize
+    };
     search(count, k, floor, guess, reach)
 }
 
-/// The largest magnitude that `k` reach, or the first met that just `k` reach; `reach` counts.
+/// The largest magnitude that `k` of `count` reach, or the first met that just `k` reach; all reach `floor`, `guess` is
+/// looked at first, and `reach` counts.
 #[inline(always)]
-fn search(count: usize, k: usize, floor: u32, guess: u32, reach: impl Fn(u32) -> usize) -> u32 {
+pub(super) fn search(count: usize, k: usize, floor: u32, guess: u32, reach: impl Fn(u32) -> usize) -> u32 {
     // At least k reach `low`, fewer reach `high`.
     let (mut low, mut high) = ((u64::from(floor), count), (1u64 << 31, 0));
     let (mut next, mut steps) = (u64::from(guess), 0);
@@ -195,12 +235,13 @@ fn search(count: usize, k: usize, floor: u32, guess: u32, reach: impl Fn(u32) ->
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,popcnt")]
-fn kth_avx512(keys: &[u32], count: usize, k: usize, floor: u32, guess: u32) -> u32 {
+fn kth_avx512(keys: &[u32], count: usize, k: usize, floor: u32, guess: u32, between: impl Fn()) -> u32 {
     use std::arch::x86_64::*;
     let (blocks, rest) = keys.as_chunks::<16>();
     assert!(rest.is_empty(), "chunk_topk: {} keys", keys.len());
     let one = _mm512_set1_epi32(1);
     search(count, k, floor, guess, |m| {
+        between();
         let (least, mut reached) = (_mm512_set1_epi32((m << 1) as i32), _mm512_setzero_si512());
         for block in blocks {
             // SAFETY: sixteen keys.
@@ -215,11 +256,12 @@ fn kth_avx512(keys: &[u32], count: usize, k: usize, floor: u32, guess: u32) -> u
 /// Picks what reaches `kth`, if it is just as much as is wanted; says whether it is.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
-fn pick_avx512(c: &Candidates, count: usize, kth: u32, picks: &mut Picks) -> bool {
+fn pick_avx512(c: &Candidates, count: usize, kth: u32, ahead: &Ahead<'_>, picks: &mut Picks) -> bool {
     use std::arch::x86_64::*;
     let (k, least) = (picks.len, _mm512_set1_epi32((kth << 1) as i32));
     let mut found = 0;
     for at in (0..count).step_by(16) {
+        ahead.fetch();
         let there = (u32::from(u16::MAX) >> (16 - (count - at).min(16))) as u16;
         // SAFETY: both arrays go on for a whole vector past the last candidate.
         let (keys, places) = unsafe {

@@ -1,7 +1,7 @@
 //! Writing a record.
 
 use super::{
-    super::select::{key, kth},
+    super::select::{magnitude, search},
     Codec, GROUP, LARGER, Picks, Spec, Table,
     bits::Writer,
     groups,
@@ -65,19 +65,29 @@ fn largest(level: Level, values: &[f32], h: usize, least: u32, above: &mut u32) 
     if h == 0 {
         return 0;
     }
-    let mut keys = [0u32; GROUP];
-    for (to, &v) in keys.iter_mut().zip(values) {
-        *to = key(v);
+    let guess = least.saturating_add(*above);
+    #[cfg(target_arch = "x86_64")]
+    if let (true, Ok(values)) = (level >= Level::Avx512, values.try_into()) {
+        // SAFETY: the level says that the CPU has the instructions.
+        let (kth, reached, more) = unsafe { largest_avx512(values, h, least, guess) };
+        *above = kth - least;
+        return first_of(reached, more, h);
     }
-    let kth = kth(level, &keys, values.len(), h, least, least.saturating_add(*above));
+    let _ = level;
+    let count = |m: u32| values.iter().map(|&v| u32::from(magnitude(v) >= m)).sum::<u32>() as usize;
+    let kth = search(values.len(), h, least, guess, count);
     *above = kth - least;
-    let there = u64::MAX >> (GROUP - values.len());
-    let reached = reaching(level, &keys, kth << 1) & there;
+    let set = |wanted: &dyn Fn(u32) -> bool| {
+        values.iter().enumerate().fold(0, |set, (i, &v)| set | u64::from(wanted(magnitude(v))) << i)
+    };
+    first_of(set(&|m| m >= kth), set(&|m| m > kth), h)
+}
+
+/// `h` members: all of `more`, and the first others that are `reached`.
+fn first_of(reached: u64, more: u64, h: usize) -> u64 {
     if reached.count_ones() as usize == h {
         return reached;
     }
-    // Of those that equal it, the first: keys differ in their signs.
-    let more = if kth << 1 == u32::MAX - 1 { 0 } else { reaching(level, &keys, (kth + 1) << 1) };
     let (mut set, mut equal) = (more, reached & !more);
     while (set.count_ones() as usize) < h {
         set |= equal & equal.wrapping_neg();
@@ -86,26 +96,24 @@ fn largest(level: Level, values: &[f32], h: usize, least: u32, above: &mut u32) 
     set
 }
 
-/// Which keys are at least `least`, a bit each.
-fn reaching(level: Level, keys: &[u32; GROUP], least: u32) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if level >= Level::Avx512 {
-        // SAFETY: the level says that the CPU has the instructions.
-        return unsafe { reaching_avx512(keys, least) };
-    }
-    let _ = level;
-    keys.iter().enumerate().fold(0, |set, (i, &key)| set | u64::from(key >= least) << i)
-}
-
+/// The `h`-th largest magnitude as [`search`] gives it, which values reach it, and which exceed it.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn reaching_avx512(keys: &[u32; GROUP], least: u32) -> u64 {
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
+fn largest_avx512(values: &[f32; GROUP], h: usize, least: u32, guess: u32) -> (u32, u64, u64) {
     use std::arch::x86_64::*;
-    keys.as_chunks::<16>().0.iter().enumerate().fold(0, |set, (i, block)| {
-        // SAFETY: sixteen keys.
-        let keys = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
-        set | u64::from(_mm512_cmpge_epu32_mask(keys, _mm512_set1_epi32(least as i32))) << (16 * i)
-    })
+    let blocks = values.as_chunks::<16>().0;
+    let magnitudes: [__m512i; 4] = std::array::from_fn(|i| {
+        // SAFETY: sixteen values.
+        let x = unsafe { _mm512_loadu_si512(blocks[i].as_ptr().cast()) };
+        _mm512_and_si512(x, _mm512_set1_epi32(i32::MAX))
+    });
+    let reaching = |m: u32| {
+        let m = _mm512_set1_epi32(m as i32);
+        let [a, b, c, d] = magnitudes.map(|x| u64::from(_mm512_cmpge_epu32_mask(x, m)));
+        (a | b << 16) | (c | d << 16) << 32
+    };
+    let kth = search(GROUP, h, least, guess, |m| reaching(m).count_ones() as usize);
+    (kth, reaching(kth), reaching(kth + 1))
 }
 
 /// Elias-Fano: the high bits of places as marks, then their low bits.
@@ -115,18 +123,21 @@ pub(super) fn write_places(simd: Level, n: usize, places: &[u16], to: &mut Write
         return;
     }
     let (l, bits) = (low_bits(n, k), mark_bits(n, k));
-    let (mut word, mut start) = (0, 0);
-    for (i, &place) in places.iter().enumerate() {
-        let mark = usize::from(place >> l) + i;
-        while mark >= start + 64 {
-            to.put(word, 64);
-            (word, start) = (0, start + 64);
+    #[cfg(target_arch = "x86_64")]
+    let marked = match places.try_into() {
+        Ok(places) if simd >= Level::Avx512 && bits <= 128 => {
+            // SAFETY: the level says that the CPU has the instructions.
+            let [low, high] = unsafe { marks_avx512(places, l) };
+            to.put(low, bits.min(64));
+            to.put(high, bits.saturating_sub(64));
+            true
         }
-        word |= 1 << (mark % 64);
-    }
-    while start < bits {
-        to.put(word, 64.min(bits - start));
-        (word, start) = (0, start + 64);
+        _ => false,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let marked = false;
+    if !marked {
+        put_marks(places, l, bits, to);
     }
     let (fours, rest) = places.as_chunks::<4>();
     #[cfg(target_arch = "x86_64")]
@@ -148,6 +159,43 @@ pub(super) fn write_places(simd: Level, n: usize, places: &[u16], to: &mut Write
     for &place in rest {
         to.put(low(place), l);
     }
+}
+
+/// Of `bits` bits, sets one for each place.
+fn put_marks(places: &[u16], l: usize, bits: usize, to: &mut Writer<'_>) {
+    let (mut word, mut start) = (0, 0);
+    for (i, &place) in places.iter().enumerate() {
+        let mark = usize::from(place >> l) + i;
+        while mark >= start + 64 {
+            to.put(word, 64);
+            (word, start) = (0, start + 64);
+        }
+        word |= 1 << (mark % 64);
+    }
+    while start < bits {
+        to.put(word, 64.min(bits - start));
+        (word, start) = (0, start + 64);
+    }
+}
+
+/// The marks of 64 places, of which none is past the 128th bit.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn marks_avx512(places: &[u16; GROUP], l: usize) -> [u64; 2] {
+    use std::arch::x86_64::*;
+    let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let (one, mut nth) = (_mm512_set1_epi64(1), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+    let l = _mm_cvtsi64_si128(l as i64);
+    for eight in places.as_chunks::<8>().0 {
+        // SAFETY: eight places.
+        let places = unsafe { _mm_loadu_si128(eight.as_ptr().cast()) };
+        let mark = _mm512_add_epi64(_mm512_cvtepu16_epi64(_mm_srl_epi16(places, l)), nth);
+        // To shift by more than a word has, or by less than nothing, leaves nothing.
+        low = _mm512_or_si512(low, _mm512_sllv_epi64(one, mark));
+        high = _mm512_or_si512(high, _mm512_sllv_epi64(one, _mm512_sub_epi64(mark, _mm512_set1_epi64(64))));
+        nth = _mm512_add_epi64(nth, _mm512_set1_epi64(8));
+    }
+    [low, high].map(|word| _mm512_reduce_or_epi64(word) as u64)
 }
 
 /// Puts the low `l` bits of each.
