@@ -151,12 +151,7 @@ fn scan_vbmi2(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates) -> usize {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt,bmi1,bmi2")]
 #[inline]
-fn scan_runs(
-    chunk: &Chunk<'_>,
-    floor: u32,
-    to: &mut Candidates,
-    note: impl Fn(u64, u16, &mut [u16; RUN]),
-) -> usize {
+fn scan_runs(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates, note: impl Fn(u64, u16, &mut [u16; RUN])) -> usize {
     let Some((runs, step)) = chunk.whole_runs() else {
         return walk(chunk, to, note, |e, delta| {
             let delta = delta.map(|(a, t)| (a.as_ptr(), t.as_ptr()));

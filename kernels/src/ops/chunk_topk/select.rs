@@ -153,8 +153,18 @@ fn largest(level: Level, x: &mut [f32], c: &mut Candidates, picks: &mut Picks) -
 }
 
 /// As [`largest`], of `count` candidates, all of which reach `floor`.
-fn among(level: Level, c: &Candidates, count: usize, floor: u32, guess: u32, ahead: &Ahead<'_>, picks: &mut Picks) -> u32 {
-    let kth = kth(level, &c.keys[..count.next_multiple_of(16)], count, picks.len, floor, guess, || (0..3).for_each(|_| ahead.fetch()));
+fn among(
+    level: Level,
+    c: &Candidates,
+    count: usize,
+    floor: u32,
+    guess: u32,
+    ahead: &Ahead<'_>,
+    picks: &mut Picks,
+) -> u32 {
+    let kth = kth(level, &c.keys[..count.next_multiple_of(16)], count, picks.len, floor, guess, || {
+        (0..3).for_each(|_| ahead.fetch())
+    });
     picks.least = kth;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level says that the CPU has the instructions.
@@ -218,12 +228,22 @@ pub(super) fn search(count: usize, k: usize, floor: u32, guess: u32, reach: impl
         next = next.clamp(low.0 + 1, high.0 - 1);
         let here = (next, reach(next as u32));
         // As if magnitudes lay evenly, from here to the other end, or, where that is nowhere, as they did up to here.
-        let (from, to) = if here.1 < k { (low, here) } else if high.1 > 0 { (here, high) } else { (low, here) };
+        let (from, to) = if here.1 < k {
+            (low, here)
+        } else if high.1 > 0 {
+            (here, high)
+        } else {
+            (low, here)
+        };
         let (width, between) = (to.0 - from.0, (from.1 - to.1) as u64);
         let beyond = if here.1 < k { low } else { here };
         let start = beyond.0;
         next = start + width * (2 * (beyond.1 - k) as u64 + 1) / (2 * between + 2);
-        if here.1 < k { high = here } else { low = here }
+        if here.1 < k {
+            high = here
+        } else {
+            low = here
+        }
         steps += 1;
         if steps > 6 {
             // They do not.
@@ -265,10 +285,7 @@ fn pick_avx512(c: &Candidates, count: usize, kth: u32, ahead: &Ahead<'_>, picks:
         let there = (u32::from(u16::MAX) >> (16 - (count - at).min(16))) as u16;
         // SAFETY: both arrays go on for a whole vector past the last candidate.
         let (keys, places) = unsafe {
-            (
-                _mm512_loadu_si512(c.keys.as_ptr().add(at).cast()),
-                _mm256_loadu_si256(c.places.as_ptr().add(at).cast()),
-            )
+            (_mm512_loadu_si512(c.keys.as_ptr().add(at).cast()), _mm256_loadu_si256(c.places.as_ptr().add(at).cast()))
         };
         let reach = _mm512_mask_cmpge_epu32_mask(there, keys, least);
         let more = reach.count_ones() as usize;
