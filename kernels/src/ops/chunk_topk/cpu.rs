@@ -3,7 +3,7 @@
 use super::{
     CHUNK, Compress, Fold, Grid, Mean,
     ahead::Ahead,
-    record::{Codec, Picks, Spec, Table, decode, encode},
+    record::{self, Codec, Picks, Spec, TOGETHER, Table, decode, decode_all, encode},
     scan::Chunk,
     select::{Guess, Picker},
 };
@@ -13,13 +13,23 @@ use crate::{
     simd::{self, Level},
     tensor::Tensor,
 };
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
-/// Chunks of a piece: neighbours in a row of tiles, so that a page that is open serves several.
-const PIECE: usize = 16;
-/// Chunks of the longest piece, and pieces that a tensor is cut into where they are not too short or too long for that.
-const PIECE_MOST: usize = 256;
+/// Chunks of the shortest and of the longest piece: neighbours in a row of tiles, so that a page that is open serves
+/// several.
+const PIECE: [usize; 2] = [16, 256];
+/// Pieces of a tensor that is neither too small nor too large for that.
 const PIECES: usize = 64;
+/// Runs of the next chunk that are fetched for each update: of eight updates' worth, all.
+const AHEAD: usize = 8;
+
+/// Chunks of a piece.
+fn piece(chunks: usize) -> usize {
+    (chunks / PIECES).clamp(PIECE[0], PIECE[1])
+}
 
 pub(super) fn compress(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Compress<'_>) -> bool {
     let bytes = a.update.bytes_mut();
@@ -48,7 +58,7 @@ fn each_chunk(
 ) -> bool {
     let chunks = grid.chunks();
     let (finite, guess) = (AtomicBool::new(true), AtomicU64::new(Guess::NONE.to_bits()));
-    let piece = (chunks / PIECES).clamp(PIECE, PIECE_MOST);
+    let piece = piece(chunks);
     pool.run(chunks.div_ceil(piece), |nth, _| {
         // What the lanes tell each other changes how long it takes, not what is found.
         let mut picker = Picker::new(level, Guess::from_bits(guess.load(Ordering::Relaxed)));
@@ -136,11 +146,42 @@ fn table(mut sweep: impl FnMut(&mut dyn FnMut(f32))) -> Table {
 }
 
 per_level! {
-    fn outer[](sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
+    fn outer_plain[](sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
         for i in 0..sum.len() {
             anchor[i] -= alpha * (sum[i] / count[i]);
         }
         theta.copy_from_slice(anchor);
+    }
+}
+
+/// a ← a − α·sum/count;  θ ← a.
+fn outer(level: Level, sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
+    let len = sum.len();
+    assert!(count.len() == len && anchor.len() == len && theta.len() == len, "chunk_topk: a row");
+    #[cfg(target_arch = "x86_64")]
+    if level >= Level::Avx512 && len.is_multiple_of(16) && theta.as_ptr().cast::<[f32; 16]>().addr().is_multiple_of(64)
+    {
+        // SAFETY: the level says that the CPU has the instructions.
+        return unsafe { outer_avx512(sum, count, alpha, anchor, theta) };
+    }
+    outer_plain(level, sum, count, alpha, anchor, theta);
+}
+
+/// Writes θ, of which nothing is read, past the caches: its lines need not be fetched first.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn outer_avx512(sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
+    use std::arch::x86_64::*;
+    let alpha = _mm512_set1_ps(alpha);
+    for i in (0..sum.len()).step_by(16) {
+        // SAFETY: sixteen elements of each, all of the same whole number of sixteens; θ lies on a line's boundary.
+        unsafe {
+            let mean = _mm512_div_ps(_mm512_loadu_ps(sum.as_ptr().add(i)), _mm512_loadu_ps(count.as_ptr().add(i)));
+            let anchor = anchor.as_mut_ptr().add(i);
+            let moved = _mm512_sub_ps(_mm512_loadu_ps(anchor), _mm512_mul_ps(alpha, mean));
+            _mm512_storeu_ps(anchor, moved);
+            _mm512_stream_ps(theta.as_mut_ptr().add(i), moved);
+        }
     }
 }
 
@@ -151,48 +192,60 @@ fn put_back(chunk: &Chunk<'_>, picks: &Picks) {
 }
 
 pub(super) fn fold(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Fold<'_>) {
-    let chunks = grid.chunks();
+    let (chunks, stride) = (grid.chunks(), grid.stride());
     let everyone = a.updates.len().max(1) as f32;
     let (anchor, theta) = (Parts::new(a.anchor.f32_mut()), Parts::new(a.theta.f32_mut()));
-    pool.run(chunks.div_ceil(PIECE), |piece, _| {
+    let piece = piece(chunks);
+    pool.run(chunks.div_ceil(piece), |nth, _| {
         let (mut sum, mut count, mut picks) = ([0.0f32; CHUNK], [everyone; CHUNK], Picks::new());
-        for chunk in piece * PIECE..chunks.min((piece + 1) * PIECE) {
-            let tile = grid.tile(chunk);
-            let n = tile.len();
+        let here = nth * piece..chunks.min((nth + 1) * piece);
+        let mut at = grid.record_at(spec, here.start);
+        for chunk in here {
+            let (tile, next) = (grid.tile(chunk), grid.tile((chunk + 1).min(chunks - 1)));
+            let (n, ahead) = (tile.len(), Ahead::new(next, stride, anchor.at(0), None));
+            let bytes = at..at + spec.record_bytes(n);
+            at = bytes.end;
             sum[..n].fill(0.0);
             if a.mean == Mean::Senders {
                 count[..n].fill(0.0);
             }
-            for u in a.updates {
-                read(grid, spec, chunk, u.update, &mut picks);
-                for (i, d) in picks.iter() {
-                    sum[i] += u.factor * d;
-                }
-                if a.mean == Mean::Senders {
-                    picks.iter().for_each(|(i, _)| count[i] += 1.0);
-                }
+            for updates in a.updates.chunks(TOGETHER) {
+                let record = |i: usize| record(spec, updates[i.min(updates.len() - 1)].update, bytes.clone());
+                let records: [_; TOGETHER] = std::array::from_fn(record);
+                decode_all(level, spec, n, &records[..updates.len()], &mut picks, |i, picks| {
+                    (0..AHEAD).for_each(|_| ahead.fetch());
+                    let factor = updates[i].factor;
+                    picks.iter().for_each(|(i, d)| sum[i] += factor * d);
+                    if a.mean == Mean::Senders {
+                        picks.iter().for_each(|(i, _)| count[i] += 1.0);
+                    }
+                })
+                .expect("chunk_topk: updates that were checked");
             }
             if a.mean == Mean::Senders {
                 // Nobody sent it: 0 / 1.
                 count[..n].iter_mut().for_each(|c| *c = c.max(1.0));
             }
             for row in 0..tile.rows {
-                let (at, here) = ((tile.row + row) * grid.stride() + tile.col, row * tile.cols..(row + 1) * tile.cols);
+                let (at, here) = ((tile.row + row) * stride + tile.col, row * tile.cols..(row + 1) * tile.cols);
                 // SAFETY: rows of different tiles do not overlap, and a tile has one piece.
                 let (a_row, t_row) = unsafe { (anchor.window(at, tile.cols), theta.window(at, tile.cols)) };
                 outer(level, &sum[here.clone()], &count[here], a.alpha, a_row, t_row);
             }
+            ahead.fetch_all();
+        }
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 has it. What was written past the caches is there before anybody is told so.
+        unsafe {
+            std::arch::x86_64::_mm_sfence();
         }
     });
 }
 
-/// What an update that was checked holds for a chunk.
-fn read(grid: Grid, spec: Spec, chunk: usize, update: &Tensor, picks: &mut Picks) {
-    let (n, at) = (grid.tile(chunk).len(), grid.record_at(spec, chunk));
-    let bytes = update.bytes();
-    let table = if spec.codec == Codec::Reference { Table::read(bytes) } else { Table::default() };
-    decode(simd::level(), spec, n, table, &bytes[at..at + spec.record_bytes(n)], picks)
-        .expect("chunk_topk: an update that was checked");
+/// These bytes of an update, and the table to read them by.
+fn record(spec: Spec, update: &Tensor, bytes: Range<usize>) -> (&[u8], Table) {
+    let all = update.bytes();
+    (&all[bytes], if spec.codec == Codec::Reference { Table::read(all) } else { Table::default() })
 }
 
 pub(super) fn sum_squares(pool: &Pool, grid: Grid, spec: Spec, update: &Tensor) -> f64 {
@@ -200,11 +253,14 @@ pub(super) fn sum_squares(pool: &Pool, grid: Grid, spec: Spec, update: &Tensor) 
     assert!(chunks <= SHARED_BYTES / size_of::<f64>(), "chunk_topk: {chunks} chunks");
     pool.with_shared(|scratch| {
         let sums: &mut [f64] = &mut bytemuck::cast_slice_mut(scratch)[..chunks];
-        pool.chunks(sums, PIECE, |piece, sums, _| {
-            let mut picks = Picks::new();
+        let piece = piece(chunks);
+        pool.chunks(sums, piece, |nth, sums, _| {
+            let (level, mut picks, mut at) = (simd::level(), Picks::new(), grid.record_at(spec, nth * piece));
             for (i, sum) in sums.iter_mut().enumerate() {
-                read(grid, spec, piece * PIECE + i, update, &mut picks);
-                *sum = picks.values[..picks.len].iter().map(|&d| f64::from(d) * f64::from(d)).sum();
+                let n = grid.tile(nth * piece + i).len();
+                let (bytes, table) = record(spec, update, at..at + spec.record_bytes(n));
+                *sum = record::sum_squares(level, spec, n, table, bytes, &mut picks);
+                at += bytes.len();
             }
         });
         sums.iter().sum()

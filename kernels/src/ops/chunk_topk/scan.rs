@@ -17,6 +17,16 @@ use crate::{ops::cast::element::per_level, pool::Parts, simd::Level};
 /// Elements of a run, a bit each.
 pub(super) const RUN: usize = 64;
 
+/// Numbers of a run's elements.
+pub(super) const LANES: [u8; RUN] = {
+    let (mut lanes, mut i) = ([0; RUN], 0);
+    while i < RUN {
+        lanes[i] = i as u8;
+        i += 1;
+    }
+    lanes
+};
+
 /// A chunk in memory, and what is added to it.
 pub(super) struct Chunk<'a> {
     pub tile: Tile,
@@ -124,14 +134,6 @@ fn scan_avx512(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates) -> usize {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,popcnt,bmi1,bmi2")]
 fn scan_vbmi2(chunk: &Chunk<'_>, floor: u32, to: &mut Candidates) -> usize {
     use std::arch::x86_64::*;
-    const LANES: [u8; RUN] = {
-        let (mut lanes, mut i) = ([0; RUN], 0);
-        while i < RUN {
-            lanes[i] = i as u8;
-            i += 1;
-        }
-        lanes
-    };
     // SAFETY: 64 bytes.
     let lanes = unsafe { _mm512_loadu_si512(LANES.as_ptr().cast()) };
     scan_runs(chunk, floor, to, |mask, first, places| {

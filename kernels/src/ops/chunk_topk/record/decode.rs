@@ -1,15 +1,20 @@
 //! Reading a record, which may hold anything.
 
 use super::{
-    super::CHUNK,
+    super::{CHUNK, scan::LANES},
     Codec, Fault, GROUP, LARGER, Picks, Spec, Table,
     bits::Reader,
     groups,
     levels::{level, spread},
-    low_bits, mark_bits,
-    rank::{rank_bits, unrank},
+    low_bits, mark_bits, place_bits,
+    rank::{rank_bits, unrank, unrank_all},
 };
 use crate::simd::Level;
+
+/// Records that are read together.
+pub(crate) const TOGETHER: usize = 8;
+/// Groups of a record up to which its sets are made together with other records'.
+const GROUPS: usize = 4;
 
 /// Reads a record of a chunk of n elements.
 pub(crate) fn decode(
@@ -20,13 +25,60 @@ pub(crate) fn decode(
     bytes: &[u8],
     to: &mut Picks,
 ) -> Result<(), Fault> {
+    decode_with(simd, spec, n, table, bytes, to, |_, size, rank| unrank(size, size / LARGER, rank))
+}
+
+/// Reads up to eight records of chunks of n elements, and calls `each(nth, picks)` after each; at a fault says where it
+/// is.
+pub(crate) fn decode_all(
+    simd: Level,
+    spec: Spec,
+    n: usize,
+    records: &[(&[u8], Table)],
+    to: &mut Picks,
+    mut each: impl FnMut(usize, &Picks),
+) -> Result<(), (usize, Fault)> {
+    let (k, mut sets) = (spec.kept(n), [[0; TOGETHER]; GROUPS]);
+    let together = spec.codec == Codec::Compact && k <= GROUPS * GROUP && {
+        let mut at = place_bits(n, k) + k;
+        groups(k).zip(&mut sets).all(|((_, size), sets)| {
+            let sets = &mut sets[..records.len()];
+            for (set, (bytes, _)) in sets.iter_mut().zip(records) {
+                *set = Reader { bytes, at }.take(rank_bits(size));
+            }
+            at += rank_bits(size) + 16;
+            unrank_all(simd, size, size / LARGER, sets)
+        })
+    };
+    for (nth, &(bytes, table)) in records.iter().enumerate() {
+        // Where one has no such rank, each is read by itself, to name the first fault of the first.
+        let set = |group: usize, size, rank| {
+            if together { Some(sets[group][nth]) } else { unrank(size, size / LARGER, rank) }
+        };
+        decode_with(simd, spec, n, table, bytes, to, set).map_err(|fault| (nth, fault))?;
+        each(nth, to);
+    }
+    Ok(())
+}
+
+/// Reads a record; `set(group, size, rank)` makes sets.
+#[inline(always)]
+fn decode_with(
+    simd: Level,
+    spec: Spec,
+    n: usize,
+    table: Table,
+    bytes: &[u8],
+    to: &mut Picks,
+    set: impl Fn(usize, usize, u64) -> Option<u64>,
+) -> Result<(), Fault> {
     let k = spec.kept(n);
     to.len = k;
     let mut from = Reader { bytes, at: 0 };
     match spec.codec {
         Codec::Compact => {
             read_places(simd, n, k, &mut from, &mut to.places[..k])?;
-            read_values(simd, &mut from, &mut to.values[..k])?;
+            read_values(simd, &mut from, &mut to.values[..k], set)?;
         }
         Codec::Reference => {
             for place in &mut to.places[..k] {
@@ -53,22 +105,57 @@ pub(crate) fn decode(
     from.finish_byte()
 }
 
-fn read_values(simd: Level, from: &mut Reader<'_>, values: &mut [f32]) -> Result<(), Fault> {
-    let mut signs = [0u64; CHUNK / GROUP];
+#[inline(always)]
+fn read_values(
+    simd: Level,
+    from: &mut Reader<'_>,
+    values: &mut [f32],
+    set: impl Fn(usize, usize, u64) -> Option<u64>,
+) -> Result<(), Fault> {
+    // Signs of all groups lie before the first set.
+    let mut signs = Reader { bytes: from.bytes, at: from.at };
+    from.at += values.len();
     for (start, size) in groups(values.len()) {
-        signs[start / GROUP] = from.take(size);
-    }
-    for (start, size) in groups(values.len()) {
-        let larger = unrank(size, size / LARGER, from.take(rank_bits(size))).ok_or(Fault::Rank)?;
-        let (low, high) = (from.take(8) as u8, from.take(8) as u8);
-        let levels_agree = if size < LARGER { high == 0 } else { high >= low };
-        if !levels_agree {
-            return Err(Fault::Levels);
-        }
-        let levels = [level(low), level(high)];
-        spread(simd, &mut values[start..start + size], larger, signs[start / GROUP], levels);
+        let larger = set(start / GROUP, size, from.take(rank_bits(size))).ok_or(Fault::Rank)?;
+        let levels = read_levels(size, from)?;
+        spread(simd, &mut values[start..start + size], larger, signs.take(size), levels);
     }
     Ok(())
+}
+
+/// Levels of a group of `size`.
+#[inline(always)]
+fn read_levels(size: usize, from: &mut Reader<'_>) -> Result<[f32; 2], Fault> {
+    let bytes = from.take(16);
+    let (low, high) = (bytes as u8, (bytes >> 8) as u8);
+    let levels_agree = if size < LARGER { high == 0 } else { high >= low };
+    if levels_agree { Ok([level(low), level(high)]) } else { Err(Fault::Levels) }
+}
+
+/// Σ d² of a record of a chunk of n elements that was checked, added up in f64 one after another.
+pub(crate) fn sum_squares(simd: Level, spec: Spec, n: usize, table: Table, bytes: &[u8], picks: &mut Picks) -> f64 {
+    let k = spec.kept(n);
+    if spec.codec == Codec::Compact {
+        let mut from = Reader { bytes, at: place_bits(n, k) + k };
+        let (mut least, mut most, mut sum) = (f32::INFINITY, 0.0f32, 0.0);
+        for (_, size) in groups(k) {
+            from.at += rank_bits(size);
+            let [low, high] = read_levels(size, &mut from).expect("chunk_topk: an update that was checked");
+            for (level, count) in [(low, size - size / LARGER), (high, size / LARGER)] {
+                if level > 0.0 {
+                    (least, most) = (least.min(level), most.max(level));
+                    sum += count as f64 * (f64::from(level) * f64::from(level));
+                }
+            }
+        }
+        // A square has eight bits, of which 4096 are added: between levels less than 2^15 apart no sum is rounded, and
+        // it is all the same in which order it is made.
+        if most <= least * 32768.0 {
+            return sum;
+        }
+    }
+    decode(simd, spec, n, table, bytes, picks).expect("chunk_topk: an update that was checked");
+    picks.values[..k].iter().map(|&d| f64::from(d) * f64::from(d)).sum()
 }
 
 fn read_places(simd: Level, n: usize, k: usize, from: &mut Reader<'_>, places: &mut [u16]) -> Result<(), Fault> {
@@ -79,6 +166,17 @@ fn read_places(simd: Level, n: usize, k: usize, from: &mut Reader<'_>, places: &
         return Ok(());
     }
     let (l, bits) = (low_bits(n, k), mark_bits(n, k));
+    #[cfg(target_arch = "x86_64")]
+    if simd >= Level::Avx512
+        && (n, k, from.at) == (CHUNK, GROUP, 0)
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
+        && let (Ok(places), Some(bytes)) = ((&mut *places).try_into(), from.bytes.first_chunk())
+    {
+        from.at = bits + k * l;
+        // SAFETY: the CPU has the instructions.
+        return unsafe { read_places_vbmi2(bytes, places) };
+    }
     let mut found = 0;
     for first in (0..bits).step_by(64) {
         let mut word = from.take(64.min(bits - first));
@@ -110,6 +208,63 @@ fn read_places(simd: Level, n: usize, k: usize, from: &mut Reader<'_>, places: &
     }
     rest.iter_mut().for_each(|place| *place |= from.take(l) as u16);
     ascending_below(n, places)
+}
+
+/// The 64 places of a whole chunk: 127 bits of marks, then 64 times six bits.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,popcnt")]
+fn read_places_vbmi2(bytes: &[u8; 79], places: &mut [u16; GROUP]) -> Result<(), Fault> {
+    use std::arch::x86_64::*;
+    const MARKS: usize = 2 * GROUP - 1;
+    // Of each six bytes, these and the two after.
+    const SIXES: [u8; GROUP] = {
+        let (mut sixes, mut i) = ([0; GROUP], 0);
+        while i < GROUP {
+            sixes[i] = (i / 8 * 6 + i % 8) as u8;
+            i += 1;
+        }
+        sixes
+    };
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let (first, second) = (word(0), word(8) & u64::MAX >> 1);
+    if first.count_ones() + second.count_ones() != GROUP as u32 {
+        return Err(Fault::Places);
+    }
+    // SAFETY: each load and store is of 64 bytes that are there.
+    unsafe {
+        let lanes = _mm512_loadu_si512(LANES.as_ptr().cast());
+        let mut marks = [0u8; 2 * GROUP];
+        _mm512_storeu_si512(marks.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(first, lanes));
+        let past = _mm512_add_epi8(lanes, _mm512_set1_epi8(GROUP as i8));
+        let rest = marks[first.count_ones() as usize..].as_mut_ptr();
+        _mm512_storeu_si512(rest.cast(), _mm512_maskz_compress_epi8(second, past));
+        let high = _mm512_sub_epi8(_mm512_loadu_si512(marks.as_ptr().cast()), lanes);
+
+        // Eight places to a word, from the byte in which the first begins; bit 0 of all is bit 7 of a byte.
+        let packed = _mm512_loadu_si512(bytes[MARKS / 8..].as_ptr().cast());
+        let words = _mm512_permutexvar_epi8(_mm512_loadu_si512(SIXES.as_ptr().cast()), packed);
+        let shifts = _mm512_set1_epi64(i64::from_le_bytes([7, 13, 19, 25, 31, 37, 43, 49]));
+        let low = _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, words), _mm512_set1_epi8(0x3f));
+
+        // High bits cannot descend; where two are equal, low ones must ascend.
+        let next = _mm512_add_epi8(lanes, _mm512_set1_epi8(1));
+        let same = _mm512_cmpeq_epi8_mask(high, _mm512_permutexvar_epi8(next, high));
+        let wrong = _mm512_mask_cmpge_epu8_mask(same, low, _mm512_permutexvar_epi8(next, low));
+        if wrong & u64::MAX >> 1 != 0 {
+            return Err(Fault::Order);
+        }
+        let wide = |high: __m256i, low: __m256i| {
+            _mm512_or_si512(_mm512_slli_epi16::<6>(_mm512_cvtepu8_epi16(high)), _mm512_cvtepu8_epi16(low))
+        };
+        let halves = [
+            wide(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low)),
+            wide(_mm512_extracti64x4_epi64::<1>(high), _mm512_extracti64x4_epi64::<1>(low)),
+        ];
+        for (half, to) in halves.into_iter().zip(places.as_chunks_mut::<32>().0) {
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), half);
+        }
+    }
+    Ok(())
 }
 
 /// Takes the low `l` bits of each.

@@ -35,7 +35,7 @@ mod rank;
 
 use super::{CHUNK, Grid};
 use crate::simd;
-pub(crate) use decode::decode;
+pub(crate) use decode::{TOGETHER, decode, decode_all, sum_squares};
 pub(crate) use encode::encode;
 pub(super) use rank::CHOOSE;
 use rank::rank_bits;
@@ -183,24 +183,30 @@ pub fn check(grid: Grid, spec: Spec, bytes: &[u8]) -> Result<(), Malformed> {
 /// row through the whole tensor. Where it fails, some have been seen.
 pub fn visit(grid: Grid, spec: Spec, bytes: &[u8], mut each: impl FnMut(usize, f32)) -> Result<(), Malformed> {
     assert_eq!(bytes.len(), grid.update_bytes(spec), "chunk_topk: bytes of an update");
-    let fault = |chunk| move |what| Malformed { chunk, what };
     let mut table = Table::default();
     if spec.codec == Codec::Reference {
         table = Table::read(bytes);
         if !(0..4).all(|code| table.value(code).is_finite() && table.levels[code].is_finite()) {
-            return Err(fault(0)(Fault::NotFinite));
+            return Err(Malformed { chunk: 0, what: Fault::NotFinite });
         }
     }
     let (level, mut picks) = (simd::level(), Picks::new());
-    let mut at = spec.head_bytes();
-    for chunk in 0..grid.chunks() {
-        let tile = grid.tile(chunk);
-        let end = at + spec.record_bytes(tile.len());
-        decode(level, spec, tile.len(), table, &bytes[at..end], &mut picks).map_err(fault(chunk))?;
-        at = end;
-        for (i, value) in picks.iter() {
-            each((tile.row + i / tile.cols) * grid.stride() + tile.col + i % tile.cols, value);
+    let (mut at, mut chunk) = (spec.head_bytes(), 0);
+    while chunk < grid.chunks() {
+        // Neighbours of one size are read together.
+        let n = grid.tile(chunk).len();
+        let (mut records, mut count) = ([(&[][..], table); TOGETHER], 0);
+        while count < TOGETHER && chunk + count < grid.chunks() && grid.tile(chunk + count).len() == n {
+            let end = at + spec.record_bytes(n);
+            records[count] = (&bytes[at..end], table);
+            (at, count) = (end, count + 1);
         }
+        decode_all(level, spec, n, &records[..count], &mut picks, |nth, picks| {
+            let tile = grid.tile(chunk + nth);
+            picks.iter().for_each(|(i, value)| each(tile.place(grid.stride(), i), value));
+        })
+        .map_err(|(nth, what)| Malformed { chunk: chunk + nth, what })?;
+        chunk += count;
     }
     Ok(())
 }

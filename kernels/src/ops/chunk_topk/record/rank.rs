@@ -3,6 +3,7 @@
 //! rank = Σ C(n_i, i)   over the members n_1 < n_2 < ... of a set. Source: Cover 1973.
 
 use super::{GROUP, LARGER};
+use crate::simd::Level;
 
 /// C(n, r) for n to 64 and r to 16.
 pub(in super::super) static CHOOSE: [[u64; GROUP / LARGER + 1]; GROUP + 1] = {
@@ -52,9 +53,82 @@ pub(super) fn unrank(size: usize, h: usize, mut rank: u64) -> Option<u64> {
     Some(set)
 }
 
+/// Puts sets of `h` of `size` in place of their ranks; says whether all are ranks. Where not, they are as they were.
+pub(super) fn unrank_all(level: Level, size: usize, h: usize, ranks: &mut [u64]) -> bool {
+    if ranks.iter().any(|&rank| rank >= CHOOSE[size][h]) {
+        return false;
+    }
+    #[cfg(target_arch = "x86_64")]
+    // Eight at once take as long as two by themselves.
+    if level >= Level::Avx512 && (size, h) == (GROUP, GROUP / LARGER) && ranks.len() > 2 {
+        for eight in ranks.chunks_mut(8) {
+            let mut all = [0; 8];
+            all[..eight.len()].copy_from_slice(eight);
+            // SAFETY: the level says that the CPU has the instructions.
+            let sets = unsafe { unrank_avx512(&all) };
+            eight.copy_from_slice(&sets[..eight.len()]);
+        }
+        return true;
+    }
+    let _ = level;
+    ranks.iter_mut().for_each(|rank| *rank = unrank(size, h, *rank).expect("a rank"));
+    true
+}
+
+/// The sets of 16 of 64 with these ranks, each of which there is.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn unrank_avx512(ranks: &[u64; 8]) -> [u64; 8] {
+    use std::arch::x86_64::*;
+    let (one, mut set, mut r) = (_mm512_set1_epi64(1), _mm512_setzero_si512(), _mm512_set1_epi64(16));
+    // SAFETY: eight ranks.
+    let mut rank = unsafe { _mm512_loadu_si512(ranks.as_ptr().cast()) };
+    // Takes `n` where the rank reaches the entry that `r` picks of a row of sixteen.
+    let mut step = |n: usize, row: &[u64; 16], pick: __m512i, r: &mut __m512i| {
+        // SAFETY: twice eight entries.
+        let (low, high) =
+            unsafe { (_mm512_loadu_si512(row.as_ptr().cast()), _mm512_loadu_si512(row[8..].as_ptr().cast())) };
+        let below = _mm512_permutex2var_epi64(low, pick, high);
+        let take = _mm512_cmpge_epu64_mask(rank, below);
+        rank = _mm512_mask_sub_epi64(rank, take, rank, below);
+        *r = _mm512_mask_sub_epi64(*r, take, *r, one);
+        set = _mm512_mask_or_epi64(set, take, set, _mm512_set1_epi64((1u64 << n) as i64));
+    };
+    // Who has all sixteen is left with rank 0, which an entry for sixteen more never lets take.
+    for n in (16..GROUP).rev() {
+        let row = CHOOSE[n][1..].try_into().expect("sixteen entries");
+        step(n, row, _mm512_sub_epi64(r, one), &mut r);
+    }
+    // Who has none yet takes all that is left.
+    let none = _mm512_cmpeq_epi64_mask(r, _mm512_set1_epi64(16));
+    r = _mm512_mask_mov_epi64(r, none, _mm512_setzero_si512());
+    for n in (0..16).rev() {
+        let row = CHOOSE[n][..16].try_into().expect("sixteen entries");
+        step(n, row, r, &mut r);
+    }
+    set = _mm512_mask_or_epi64(set, none, set, _mm512_set1_epi64(0xffff));
+    let mut sets = [0; 8];
+    // SAFETY: eight sets.
+    unsafe { _mm512_storeu_si512(sets.as_mut_ptr().cast(), set) };
+    sets
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_are_unranked_as_one_is() {
+        let most = CHOOSE[GROUP][16];
+        let mut ranks: Vec<u64> = (0..300).map(|i| most / 300 * i + i * i).collect();
+        ranks.extend([0, 1, 2, 15, 16, 17, 152, 153, most - 1, most - 2, CHOOSE[63][16], CHOOSE[63][16] - 1]);
+        let want: Vec<u64> = ranks.iter().map(|&r| unrank(GROUP, 16, r).unwrap()).collect();
+        for level in Level::ALL.into_iter().filter(|&l| l <= crate::simd::detected()) {
+            let mut sets = ranks.clone();
+            assert!(unrank_all(level, GROUP, 16, &mut sets) && sets == want, "{}", level.name());
+            assert!(!unrank_all(level, GROUP, 16, &mut [0, most, 5]));
+        }
+    }
 
     #[test]
     fn ranks_count_every_set_once() {
