@@ -255,6 +255,32 @@ mod tests {
     }
 
     #[test]
+    fn every_level_folds_to_the_same_bits() {
+        let s = Stream::cpu(2).unwrap();
+        let mut cases = ChunkTopk::conform_cases();
+        let what = What::Fold { peers: PEERS_MAX, mean: Mean::Senders };
+        cases.push(Case { rows: 128, cols: 192, spec: Spec { k: 64, codec: Codec::Compact }, what });
+        for case in cases {
+            let What::Fold { mean, .. } = case.what else { continue };
+            let mut r = ChunkTopk::prepare(&s, &case, 6).unwrap();
+            let mut once = |level| {
+                let start = draw(1, case.grid().len());
+                r.anchor.set(&start);
+                let updates: Vec<Update<'_>> =
+                    r.updates.iter().enumerate().map(|(i, update)| Update { update, factor: factor(i) }).collect();
+                let a = Fold { updates: &updates, mean, alpha: ALPHA, anchor: &mut r.anchor, theta: &mut r.theta };
+                cpu::fold(s.host(), level, case.grid(), case.spec, a);
+                assert_eq!(r.anchor.f32(), r.theta.f32());
+                r.theta.f32().to_vec()
+            };
+            let portable = once(simd::Level::Portable);
+            for level in simd::Level::ALL.into_iter().filter(|&l| l <= simd::detected()) {
+                assert_eq!(once(level), portable, "{case:?} at {}", level.name());
+            }
+        }
+    }
+
+    #[test]
     fn records_lie_one_after_another() {
         for shape in [&[1][..], &[4096], &[10_000], &[64, 64], &[65, 64], &[64, 65], &[200, 333], &[1, 1]] {
             for codec in [Codec::Compact, Codec::Reference, Codec::Exact] {

@@ -17,7 +17,7 @@
 //! less one rounding. The three ways to write a chunk are in [`record`].
 //!
 //! compress reads 12 bytes a parameter and writes 4 (in place, without a and θ: reads 4, and writes the lines it sent
-//! from); fold reads 4 and writes 8: bound by memory. Source: Sarfi et al. 2025, arXiv:2508.15706 (SparseLoCo).
+//! from); fold reads 4 and writes 8, θ's half past the caches: bound by memory. Source: Sarfi et al. 2025, arXiv:2508.15706 (SparseLoCo).
 
 mod ahead;
 pub mod cases;

@@ -18,6 +18,7 @@ use crate::{ops::cast::element::per_level, pool::Parts, simd::Level};
 pub(super) const RUN: usize = 64;
 
 /// Numbers of a run's elements.
+#[cfg(target_arch = "x86_64")]
 pub(super) const LANES: [u8; RUN] = {
     let (mut lanes, mut i) = ([0; RUN], 0);
     while i < RUN {
@@ -53,6 +54,7 @@ impl Chunk<'_> {
     }
 
     /// Number of its runs, and elements between the starts of two, if all are whole.
+    #[cfg(target_arch = "x86_64")]
     fn whole_runs(&self) -> Option<(usize, usize)> {
         match (self.tile.rows, self.tile.cols) {
             (rows, RUN) => Some((rows, self.stride)),

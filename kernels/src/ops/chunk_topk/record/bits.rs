@@ -1,6 +1,7 @@
 //! Bits in a row of bytes, the lowest of the first byte first.
 
 use super::Fault;
+
 /// Takes bits.
 pub(super) struct Reader<'a> {
     pub bytes: &'a [u8],

@@ -1,7 +1,6 @@
 //! Reading a record, which may hold anything.
 
 use super::{
-    super::{CHUNK, scan::LANES},
     Codec, Fault, GROUP, LARGER, Picks, Spec, Table,
     bits::Reader,
     groups,
@@ -10,6 +9,9 @@ use super::{
     rank::{rank_bits, unrank, unrank_all},
 };
 use crate::simd::Level;
+
+#[cfg(target_arch = "x86_64")]
+use super::super::{CHUNK, scan::LANES};
 
 /// Records that are read together.
 pub(crate) const TOGETHER: usize = 8;
@@ -193,20 +195,7 @@ fn read_places(simd: Level, n: usize, k: usize, from: &mut Reader<'_>, places: &
     if found != k {
         return Err(Fault::Places);
     }
-    let (fours, rest) = places.as_chunks_mut::<4>();
-    #[cfg(target_arch = "x86_64")]
-    let unpacked = simd >= Level::Avx512 && {
-        // SAFETY: the level says that the CPU has the instructions.
-        unsafe { take_low_bmi2(fours, l, from) };
-        true
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let unpacked = false;
-    let _ = simd;
-    if !unpacked {
-        fours.as_flattened_mut().iter_mut().for_each(|place| *place |= from.take(l) as u16);
-    }
-    rest.iter_mut().for_each(|place| *place |= from.take(l) as u16);
+    take_low(simd, l, from, places);
     ascending_below(n, places)
 }
 
@@ -267,7 +256,21 @@ fn read_places_vbmi2(bytes: &[u8; 79], places: &mut [u16; GROUP]) -> Result<(), 
     Ok(())
 }
 
-/// Takes the low `l` bits of each.
+/// Takes the low `l` bits of each place.
+fn take_low(simd: Level, l: usize, from: &mut Reader<'_>, places: &mut [u16]) {
+    let (fours, rest) = places.as_chunks_mut::<4>();
+    #[cfg(target_arch = "x86_64")]
+    if simd >= Level::Avx512 {
+        // SAFETY: the level says that the CPU has the instructions.
+        unsafe { take_low_bmi2(fours, l, from) };
+        rest.iter_mut().for_each(|place| *place |= from.take(l) as u16);
+        return;
+    }
+    let _ = simd;
+    fours.as_flattened_mut().iter_mut().chain(rest).for_each(|place| *place |= from.take(l) as u16);
+}
+
+/// As [`take_low`], four at a time.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "bmi1,bmi2")]
 fn take_low_bmi2(fours: &mut [[u16; 4]], l: usize, from: &mut Reader<'_>) {

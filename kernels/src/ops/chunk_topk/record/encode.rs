@@ -123,46 +123,20 @@ pub(super) fn write_places(simd: Level, n: usize, places: &[u16], to: &mut Write
         return;
     }
     let (l, bits) = (low_bits(n, k), mark_bits(n, k));
-    #[cfg(target_arch = "x86_64")]
-    let marked = match places.try_into() {
-        Ok(places) if simd >= Level::Avx512 && bits <= 128 => {
-            // SAFETY: the level says that the CPU has the instructions.
-            let [low, high] = unsafe { marks_avx512(places, l) };
-            to.put(low, bits.min(64));
-            to.put(high, bits.saturating_sub(64));
-            true
-        }
-        _ => false,
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let marked = false;
-    if !marked {
-        put_marks(places, l, bits, to);
-    }
-    let (fours, rest) = places.as_chunks::<4>();
-    #[cfg(target_arch = "x86_64")]
-    let packed = simd >= Level::Avx512 && {
-        // SAFETY: the level says that the CPU has the instructions.
-        unsafe { put_low_bmi2(fours, l, to) };
-        true
-    };
-    #[cfg(not(target_arch = "x86_64"))]
-    let packed = false;
-    let _ = simd;
-    let low = |place: u16| u64::from(place) & ((1 << l) - 1);
-    if !packed {
-        for four in fours {
-            let [a, b, c, d] = four.map(low);
-            to.put(a | b << l | c << (2 * l) | d << (3 * l), 4 * l);
-        }
-    }
-    for &place in rest {
-        to.put(low(place), l);
-    }
+    put_marks(simd, places, l, bits, to);
+    put_low(simd, l, places, to);
 }
 
 /// Of `bits` bits, sets one for each place.
-fn put_marks(places: &[u16], l: usize, bits: usize, to: &mut Writer<'_>) {
+fn put_marks(simd: Level, places: &[u16], l: usize, bits: usize, to: &mut Writer<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if let (true, Ok(places)) = (simd >= Level::Avx512 && bits <= 128, places.try_into()) {
+        // SAFETY: the level says that the CPU has the instructions.
+        let [low, high] = unsafe { marks_avx512(places, l) };
+        to.put(low, bits.min(64));
+        return to.put(high, bits.saturating_sub(64));
+    }
+    let _ = simd;
     let (mut word, mut start) = (0, 0);
     for (i, &place) in places.iter().enumerate() {
         let mark = usize::from(place >> l) + i;
@@ -198,7 +172,26 @@ fn marks_avx512(places: &[u16; GROUP], l: usize) -> [u64; 2] {
     [low, high].map(|word| _mm512_reduce_or_epi64(word) as u64)
 }
 
-/// Puts the low `l` bits of each.
+/// Puts the low `l` bits of each place.
+fn put_low(simd: Level, l: usize, places: &[u16], to: &mut Writer<'_>) {
+    let (fours, rest) = places.as_chunks::<4>();
+    let low = |place: u16| u64::from(place) & ((1 << l) - 1);
+    #[cfg(target_arch = "x86_64")]
+    if simd >= Level::Avx512 {
+        // SAFETY: the level says that the CPU has the instructions.
+        unsafe { put_low_bmi2(fours, l, to) };
+        rest.iter().for_each(|&place| to.put(low(place), l));
+        return;
+    }
+    let _ = simd;
+    for four in fours {
+        let [a, b, c, d] = four.map(low);
+        to.put(a | b << l | c << (2 * l) | d << (3 * l), 4 * l);
+    }
+    rest.iter().for_each(|&place| to.put(low(place), l));
+}
+
+/// As [`put_low`], four at a time.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "bmi1,bmi2")]
 fn put_low_bmi2(fours: &[[u16; 4]], l: usize, to: &mut Writer<'_>) {

@@ -293,6 +293,71 @@ mod tests {
         }
     }
 
+    /// `count` records of chunks of n elements.
+    fn written(spec: Spec, n: usize, count: usize) -> Vec<Vec<u8>> {
+        let one = |i: usize| {
+            let (mut picks, mut bytes) = (drawn(n, spec.kept(n), 90 + i as u64), vec![0; spec.record_bytes(n)]);
+            encode(Level::Portable, spec, n, table(), &mut picks, &mut bytes);
+            bytes
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn records_read_together_are_as_read_apart() {
+        for (n, k) in [(CHUNK, 64), (CHUNK, 100), (CHUNK, 700), (333, 64)] {
+            for codec in [Codec::Compact, Codec::Reference, Codec::Exact] {
+                let spec = Spec { k, codec };
+                for count in [1, 3, TOGETHER] {
+                    let mut all = written(spec, n, count);
+                    let together = |all: &[Vec<u8>]| {
+                        let records: Vec<(&[u8], Table)> = all.iter().map(|bytes| (&bytes[..], table())).collect();
+                        let (mut picks, mut seen) = (Picks::new(), Vec::new());
+                        let got = decode_all(simd::detected(), spec, n, &records, &mut picks, |nth, picks| {
+                            assert_eq!(nth, seen.len());
+                            seen.push(picks.iter().collect::<Vec<_>>());
+                        });
+                        (got, seen)
+                    };
+                    let mut apart = Picks::new();
+                    let (got, seen) = together(&all);
+                    assert_eq!(got, Ok(()));
+                    for (bytes, seen) in all.iter().zip(&seen) {
+                        decode(Level::Portable, spec, n, table(), bytes, &mut apart).unwrap();
+                        assert!(apart.iter().eq(seen.iter().copied()), "n {n} k {k} {codec:?}");
+                    }
+                    // The last has no such rank, among other faults.
+                    all.last_mut().unwrap().fill(0xff);
+                    let fault = decode(Level::Portable, spec, n, table(), &all[count - 1], &mut apart).err();
+                    let (got, seen) = together(&all);
+                    assert_eq!(got.err(), fault.map(|fault| (count - 1, fault)));
+                    assert_eq!(seen.len(), if fault.is_some() { count - 1 } else { count });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn squares_are_those_of_the_values() {
+        for codec in [Codec::Compact, Codec::Reference, Codec::Exact] {
+            for (n, k) in [(CHUNK, 64), (CHUNK, 4096), (1000, 130), (3, 64)] {
+                let spec = Spec { k, codec };
+                for scale in [1.0, 0.0, 1e-3, 1e-6, f32::NAN] {
+                    let mut picks = drawn(n, spec.kept(n), 5);
+                    // With no scale given, small ones between large ones: no sum of their squares is exact.
+                    let odd = |i: usize| if i.is_multiple_of(7) { 1.0 } else { 1.1e-8 };
+                    let scale = |i: usize| if scale.is_nan() { odd(i) } else { scale };
+                    (0..picks.len).for_each(|i| picks.values[i] *= scale(i));
+                    let mut bytes = vec![0; spec.record_bytes(n)];
+                    encode(Level::Portable, spec, n, table(), &mut picks, &mut bytes);
+                    let want: f64 = picks.iter().map(|(_, d)| f64::from(d) * f64::from(d)).sum();
+                    let got = sum_squares(simd::detected(), spec, n, table(), &bytes, &mut Picks::new());
+                    assert_eq!(got.to_bits(), want.to_bits(), "n {n} k {k} {codec:?}");
+                }
+            }
+        }
+    }
+
     proptest! {
         // Whatever decodes is the one form of what it decodes to; everything else is named as a fault.
         #[test]
@@ -308,8 +373,11 @@ mod tests {
                     let bit = usize::from(*flip) % (8 * bytes.len());
                     bytes[bit / 8] ^= 1 << (bit % 8);
                 }
-                let mut back = Picks::new();
-                if decode(simd::detected(), spec, n, table(), &bytes, &mut back).is_ok() {
+                let (mut back, mut plain) = (Picks::new(), Picks::new());
+                let got = decode(simd::detected(), spec, n, table(), &bytes, &mut back);
+                prop_assert_eq!(got, decode(Level::Portable, spec, n, table(), &bytes, &mut plain));
+                if got.is_ok() {
+                    prop_assert!(back.iter().eq(plain.iter()));
                     let mut again = vec![0; bytes.len()];
                     rewrite(spec, n, &back, &bytes, &mut again);
                     prop_assert_eq!(&again, &bytes);
