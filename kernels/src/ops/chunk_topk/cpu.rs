@@ -64,10 +64,10 @@ fn each_chunk(
         let mut picker = Picker::new(level, Guess::from_bits(guess.load(Ordering::Relaxed)));
         let (mut picks, stride) = (Picks::new(), grid.stride());
         let here = nth * piece..chunks.min((nth + 1) * piece);
-        let (mut tile, mut at) = (grid.tile(here.start), grid.record_at(spec, here.start));
+        let mut at = grid.record_at(spec, here.start);
         for i in here {
-            let next = grid.tile((i + 1).min(chunks - 1));
-            let chunk = Chunk { tile, stride, e, delta, beta, ahead: Ahead::new(next, stride, e.at(0), delta) };
+            let (tile, ahead) = (grid.tile(i), Ahead::new(grid, i, e.at(0), delta));
+            let chunk = Chunk { tile, stride, e, delta, beta, ahead };
             picks.len = spec.kept(tile.len());
             picker.largest(&chunk, &mut picks);
             if !picks.values[..picks.len].iter().fold(true, |all, v| all & v.is_finite()) {
@@ -79,7 +79,7 @@ fn each_chunk(
             encode(level, spec, tile.len(), Table::default(), &mut picks, record);
             after(&chunk, &picks);
             chunk.ahead.fetch_all();
-            (tile, at) = (next, at + length);
+            at += length;
         }
         guess.store(picker.guess.to_bits(), Ordering::Relaxed);
     });
@@ -201,8 +201,8 @@ pub(super) fn fold(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Fold<'_
         let here = nth * piece..chunks.min((nth + 1) * piece);
         let mut at = grid.record_at(spec, here.start);
         for chunk in here {
-            let (tile, next) = (grid.tile(chunk), grid.tile((chunk + 1).min(chunks - 1)));
-            let (n, ahead) = (tile.len(), Ahead::new(next, stride, anchor.at(0), None));
+            let tile = grid.tile(chunk);
+            let (n, ahead) = (tile.len(), Ahead::new(grid, chunk, anchor.at(0), None));
             let bytes = at..at + spec.record_bytes(n);
             at = bytes.end;
             sum[..n].fill(0.0);

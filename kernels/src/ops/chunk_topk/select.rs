@@ -370,7 +370,7 @@ mod tests {
                     let x: Vec<f32> =
                         (0..rows).flat_map(|row| all[row * stride..row * stride + cols].iter().copied()).collect();
                     let (tile, e) = (Tile { row: 0, col: 0, rows, cols }, Parts::new(&mut all));
-                    let ahead = Ahead::new(tile, stride, e.at(0), None);
+                    let ahead = Ahead::nothing();
                     let chunk = Chunk { tile, stride, e: &e, delta: None, beta: 0.0, ahead };
                     picks.len = 50;
                     picker.guess = Guess::from_bits(picker.guess.to_bits());
