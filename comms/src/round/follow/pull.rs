@@ -87,7 +87,8 @@ impl Follow {
     /// Asks again, and somebody else, where a pull brought nothing.
     pub(super) fn pull_again(&mut self, core: &mut Core, now: Time, out: &mut Vec<Order>) {
         let due = self.pulled.is_some_and(|at| now >= at + core.spec.times.retry_ms);
-        if self.goal() < self.next() || !due || core.up.is_empty() {
+        // The goal looks through all claims, so it comes last: this is asked at every step.
+        if !due || core.up.is_empty() || self.goal() < self.next() {
             return;
         }
         self.turn = self.turn.wrapping_add(1);
