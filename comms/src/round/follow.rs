@@ -361,19 +361,20 @@ impl Follow {
         let gone = std::mem::replace(&mut self.chain, kept);
         self.told = self.told.split_off(&first);
         let blobs: Vec<Hash> = gone.values().flat_map(|s| s.manifest.entries.iter().map(|e| e.blob)).collect();
-        self.release(blobs, out);
+        for blob in &blobs {
+            self.held.remove(blob);
+        }
+        if !blobs.is_empty() {
+            out.push(Order::Forget { blobs });
+        }
     }
 
-    /// Lets go of updates that did not count or are long folded, save those that a manifest at hand lists: several may have
-    /// committed to one update, and what is a lie under one name counts under another.
+    /// Lets go of updates that did not count, save those that a manifest at hand lists: several may have committed to one
+    /// update, and what is a lie under one name counts under another.
     pub fn release(&mut self, mut blobs: Vec<Hash>, out: &mut Vec<Order>) {
-        blobs.retain(|blob| self.held.contains(blob));
-        if blobs.is_empty() {
-            return;
-        }
-        let listed: BTreeSet<Hash> =
-            self.chain.values().flat_map(|s| s.manifest.entries.iter().map(|e| e.blob)).collect();
-        blobs.retain(|blob| !listed.contains(blob) && self.held.remove(blob));
+        let listed = |blob: &Hash| self.chain.values().any(|s| s.manifest.entries.iter().any(|e| e.blob == *blob));
+        blobs.retain(|blob| self.held.contains(blob) && !listed(blob));
+        blobs.iter().for_each(|blob| _ = self.held.remove(blob));
         if !blobs.is_empty() {
             out.push(Order::Forget { blobs });
         }
