@@ -2,7 +2,7 @@
 
 use super::{
     super::select::{magnitude, search},
-    Codec, GROUP, LARGER, Picks, Spec, Table,
+    Codec, LARGER, Picks, Spec, Table,
     bits::Writer,
     groups,
     levels::{level, level_bytes, signs, spread},
@@ -10,6 +10,9 @@ use super::{
     rank::{rank, rank_bits},
 };
 use crate::simd::Level;
+
+#[cfg(target_arch = "x86_64")]
+use super::GROUP;
 
 /// Writes a record of a chunk of n elements and puts what it decodes to into `picks.values`.
 pub(crate) fn encode(simd: Level, spec: Spec, n: usize, table: Table, picks: &mut Picks, bytes: &mut [u8]) {
