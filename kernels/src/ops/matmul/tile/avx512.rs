@@ -104,7 +104,7 @@ fn ones(n: usize) -> u32 {
     ((1u64 << n.min(32)) - 1) as u32
 }
 
-/// Steps.
+/// Steps that rows which lie across are fetched ahead while they are packed.
 const AHEAD: usize = 8;
 
 /// Packing, written once for words of one element and once for pairs, which take instructions of their own.
@@ -147,7 +147,18 @@ macro_rules! packing {
         ) {
             let (bytes, pair) = shape(HOW);
             let steps = k.div_ceil(pair);
+            // The next panel's rows are fetched into L2 meanwhile, whole row after row: the hardware does not follow so
+            // many short streams. On a Zen 4, f32 from memory went from 4.5 to 16 GB/s. Short rows are a tile's, in L1.
+            let (row_end, fetched) = (k * bytes, if row_bytes > 512 { W } else { 0 });
+            let (mut ahead, mut line) = (x.wrapping_add(W * row_bytes), 0);
             for t in (0..steps).step_by(16) {
+                for _ in 0..fetched {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line).cast());
+                    line += 64;
+                    if line >= row_end {
+                        (ahead, line) = (ahead.wrapping_add(row_bytes), 0);
+                    }
+                }
                 let mask = ones((k - t * pair).min(16 * pair));
                 let here = 16.min(steps - t);
                 for group in (0..W).step_by(16) {
@@ -159,8 +170,6 @@ macro_rules! packing {
                         for i in 0..16.min(W - group) {
                             if group + i < width {
                                 rows[i] = $load::<HOW>(x.add(i * row_bytes), mask);
-                                // The same line of the next panel's row: so many short streams the hardware does not follow.
-                                _mm_prefetch::<_MM_HINT_T1>(x.wrapping_add((W + i) * row_bytes).cast());
                             }
                         }
                         transpose(&mut rows);
@@ -684,8 +693,8 @@ fn dot_two(a: __m512i, b: __m512i, c: __m512) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-// A call: rounding written out for every sum of a tile made its loop stay one, which picks sums by index and so from
-// memory, for the f32 ends too. Then each tile cleared 1.8 KB before it began.
+// A call: written out for every sum of a tile it keeps that loop from being unrolled, so that sums are picked by index
+// and therefore from memory, by the f32 ends too. Then each tile clears 1.8 KB before it begins.
 #[inline(never)]
 fn round_half(x: __m512) -> __m256i {
     _mm512_cvtepi32_epi16(round(_mm512_castps_si512(x)))
