@@ -136,8 +136,9 @@ impl Tokenizer {
         }
         let found = inspect(json, name)?;
         let parse = |reason| TokenizerError::Parse { name: name.into(), reason };
-        let mut inner =
-            caught(|| tokenizers::Tokenizer::from_bytes(json)).map_err(parse)?.map_err(|e| parse(brief(e)))?;
+        let text = std::str::from_utf8(json).map_err(|e| parse(e.to_string()))?;
+        // Not `from_bytes`, whose whole reader would be compiled anew in this crate.
+        let mut inner: tokenizers::Tokenizer = caught(|| text.parse()).map_err(parse)?.map_err(|e| parse(brief(e)))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| parse(brief(e)))?;
 

@@ -386,7 +386,9 @@ impl Validator {
 
     /// Round 0: until enough peers are there, and a little longer.
     fn gather(&mut self, core: &mut Core, follow: &Follow, now: Time, out: &mut Vec<Order>) -> bool {
-        if self.candidates(core, follow, 0).len() < core.spec.limits.peers_min as usize {
+        // Asked after every message: no further than needed.
+        let least = core.spec.limits.peers_min as usize;
+        if self.candidates(core, follow, 0).take(least).count() < least {
             self.gathered = None;
             return self.agree.started();
         }

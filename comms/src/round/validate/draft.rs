@@ -12,18 +12,18 @@ use std::collections::BTreeMap;
 
 impl Validator {
     /// Who may train after this round: admitted, there, and on the right state.
-    pub(super) fn candidates(&self, core: &Core, follow: &Follow, round: u64) -> Vec<PeerId> {
+    pub(super) fn candidates(&self, core: &Core, follow: &Follow, round: u64) -> impl Iterator<Item = PeerId> {
         let delay = u64::from(core.spec.delay);
         let exchange = self.exchanges.get(&round);
-        let right = |attest: &(u64, Hash)| {
+        let right = move |attest: &(u64, Hash)| {
             attest.0.saturating_add(1 + delay) >= round
                 && follow.roots.get(&attest.0).is_some_and(|root| *root == attest.1)
         };
-        let here = |peer: &PeerId| {
+        let here = move |peer: &PeerId| {
             core.up.contains(peer) || *peer == core.me || exchange.is_some_and(|e| e.updates.contains_key(peer))
         };
-        let list = self.members.iter().filter(|(_, m)| m.admitted && m.attest.as_ref().is_some_and(right));
-        list.map(|(p, _)| *p).filter(here).collect()
+        let list = self.members.iter().filter(move |(_, m)| m.admitted && m.attest.as_ref().is_some_and(right));
+        list.map(|(p, _)| *p).filter(here)
     }
 
     /// The manifest that this validator puts forward.
@@ -65,7 +65,7 @@ impl Validator {
     pub(super) fn slots(&self, core: &Core, follow: &Follow, manifest: &Manifest) -> Vec<Slot> {
         let before = follow.tip().map(|s| &s.manifest);
         let tie = |p: &PeerId| Hash::of_parts(&[&core.spec.seed.to_le_bytes(), &manifest.prev.0, &p.0]);
-        let mut peers = self.candidates(core, follow, manifest.round);
+        let mut peers: Vec<PeerId> = self.candidates(core, follow, manifest.round).collect();
         let most = core.spec.limits.slots as usize;
         if peers.len() > most {
             peers.sort_by_cached_key(|p| (before.is_none_or(|m| m.slot(p).is_none()), tie(p)));
