@@ -111,6 +111,7 @@ impl Owner {
                 }
             }
         }
+        self.round = position.round;
         self.settle_at(position.round)?;
         Ok(true)
     }

@@ -9,7 +9,8 @@
 //!
 //! [`Owner::prepare`] always begins at the anchor, so a run with delay calls it for round t + 1 before
 //! [`Owner::apply`] of round t, and everything else is as without. An update of ours that did not count is added back
-//! to e: `e ← e + d`, so a late owner loses nothing but the round.
+//! to e: `e ← e + d`, so a late owner loses nothing but the round. One that counted and that a kill made us forget
+//! leaves e at 0 where it moved something: what was given is not given twice.
 
 use super::blob::{self, Header, Layout};
 use super::inner::{Ended, Inner, Trained, Word};
@@ -37,6 +38,8 @@ pub struct Owner {
     /// Updates of ours that no round has settled, oldest first.
     pub(super) sent: VecDeque<(u64, Vec<u8>)>,
     pub(super) id: [u8; 32],
+    /// In whose name updates are made.
+    peer: Option<[u8; 32]>,
     /// Root of the weights that were drawn.
     genesis: [u8; 32],
     outer: Outer,
@@ -70,7 +73,8 @@ impl Owner {
         anchor.convert_from(&stream, &inner.state.master)?;
         let root = leaves::root(&anchor);
         let sent = VecDeque::new();
-        Ok(Owner { inner, anchor, feedback, round: 0, root, sent, id, genesis: root, outer, layout, scratch })
+        let peer = None;
+        Ok(Owner { inner, anchor, feedback, round: 0, root, sent, id, peer, genesis: root, outer, layout, scratch })
     }
 
     /// The run.
@@ -86,6 +90,11 @@ impl Owner {
     /// Calls the run by another name: that of a spec which says more than the configuration does.
     pub fn name_run(&mut self, id: [u8; 32]) {
         self.id = id;
+    }
+
+    /// Says which updates of a round are its own, before it has made one since its start.
+    pub fn name_peer(&mut self, peer: [u8; 32]) {
+        self.peer = Some(peer);
     }
 
     /// Root of the weights that every owner begins with.
@@ -159,6 +168,7 @@ impl Owner {
         let steps = run.steps_of(&self.outer, round);
         let rows = run.rows_of(&self.outer, round, slot).filter(|_| steps > 0);
         let Some(position) = rows else { return Err(OuterError::NoSuchRows { round, slot, slots, rounds }) };
+        self.peer = Some(peer);
         self.return_to_anchor()?;
         let first = round * self.outer.inner_steps;
         let trained = match self.inner.train_until(first, steps, position, word)? {
@@ -281,6 +291,8 @@ impl Owner {
 
     /// Forgets what counted in `round`, and takes back what did not.
     fn settle(&mut self, round: u64, blobs: &[&[u8]]) {
+        let ours = |blob: &&&[u8]| Header::read(blob).is_ok_and(|header| Some(header.peer) == self.peer);
+        let forgotten = blobs.iter().filter(ours).find(|blob| self.sent.iter().all(|(_, own)| own != **blob)).copied();
         while self.sent.front().is_some_and(|(sent, _)| *sent <= round) {
             let (_, own) = self.sent.pop_front().expect("owner: just seen");
             if blobs.contains(&own.as_slice()) {
@@ -292,6 +304,13 @@ impl Owner {
                 record::visit(part.grid, self.layout.spec(), &own[part.bytes.clone()], |i, d| e[i] += d)
                     .expect("owner: an update of our own");
             }
+        }
+        let Some(given) = forgotten else { return };
+        tracing::info!(target: "esker::round", round, "our update of before a restart counted; the feedback gives it up");
+        for ((_, e), part) in self.feedback.each_mut().zip(self.layout.parts()) {
+            let e = e.f32_mut();
+            record::visit(part.grid, self.layout.spec(), &given[part.bytes.clone()], |i, _| e[i] = 0.0)
+                .expect("owner: an update that counts");
         }
     }
 
@@ -310,8 +329,12 @@ impl Owner {
         leaves::set(&mut self.anchor, leaf, bytes)
     }
 
-    /// Takes the leaves as they are for the weights after `round` rounds, as after fetching them; gives their root.
+    /// Takes the leaves as they are for the weights after `round` rounds, as after fetching them; gives their root. Where
+    /// rounds were skipped nobody knows what of the feedback was given in them, and it begins anew.
     pub fn settle_at(&mut self, round: u64) -> Result<[u8; 32], OuterError> {
+        if round != self.round {
+            self.feedback.zero(self.inner.stream())?;
+        }
         self.round = round;
         self.sent.retain(|(sent, _)| *sent >= round);
         self.root = leaves::root(&self.anchor);

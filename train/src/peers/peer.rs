@@ -137,7 +137,7 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
     let log = Box::new(move |line: &_| events.put(line));
     let (me, rounds, update_bytes, compression) =
         (key.id(), spec.limits.rounds, spec.blob_bytes, owner.layout().compression());
-    let work = Arc::new(OwnerWork::new(owner, dir.clone()));
+    let work = Arc::new(OwnerWork::new(owner, me, dir.clone()));
     // Who observes makes no update; who trains may do all the rest besides.
     let roles = if roles == 0 { role::PEER } else { roles };
     let setup = Setup { spec: Arc::new(spec), key, roles, dir, quota: QUOTA, join, token: invite, way, log };

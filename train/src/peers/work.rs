@@ -7,10 +7,10 @@
 use crate::outer::inner::Word;
 use crate::outer::judge;
 use crate::outer::{BlobFault, Layout, OuterError, Owner, blob, leaves};
-use esker_comms::Hash;
 use esker_comms::node::{Made, TrainJob, Work};
 use esker_comms::round::{Expect, Part, Sound};
 use esker_comms::wire::Reason;
+use esker_comms::{Hash, PeerId};
 use esker_kernels::ops::chunk_topk::record::Fault;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -39,8 +39,9 @@ struct Rounds {
 }
 
 impl OwnerWork {
-    /// Takes the owner as it stands; it is kept in `dir`.
-    pub fn new(owner: Owner, dir: PathBuf) -> OwnerWork {
+    /// Takes the owner as it stands, who is `peer` to the others; it is kept in `dir`.
+    pub fn new(mut owner: Owner, peer: PeerId, dir: PathBuf) -> OwnerWork {
+        owner.name_peer(peer.0);
         let (layout, run) = (owner.layout().clone(), owner.run());
         let outer = run.shared().expect("work: an owner of a shared run");
         let rounds = Rounds {

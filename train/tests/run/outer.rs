@@ -169,6 +169,45 @@ fn a_round_under_way_does_not_disturb_the_one_before() {
     assert_eq!(all[0].round(), 6);
 }
 
+/// Killed after its update went out and before it was kept: the owner knows nothing of what it gave.
+#[test]
+fn what_counted_before_a_kill_is_not_given_twice() {
+    let place = Place::new();
+    let run = run(&place, &[]);
+    let mut all = owners(&place, &run, 2);
+    let dir = place.dir.path().join("owner");
+    std::fs::create_dir_all(&dir).unwrap();
+    let prepare = |o: &mut Owner, t: u64, slot: usize| o.prepare(t, slot as u64, peer(slot)).unwrap().blob;
+    for t in 0..3 {
+        round(&mut all, t);
+    }
+    all[0].save(&dir).unwrap();
+    let given = [prepare(&mut all[0], 3, 0), prepare(&mut all[1], 3, 1)];
+    all[0] = owner(&place, &run);
+    all[0].name_peer(peer(0));
+    assert!(all[0].restore(&dir).unwrap());
+    apply(&mut all, 3, &given);
+
+    let layout = all[0].layout().clone();
+    let picks = |blob: &[u8]| {
+        let mut places = std::collections::BTreeSet::new();
+        for (i, part) in layout.parts().iter().enumerate() {
+            record::visit(part.grid, layout.spec(), &blob[part.bytes.clone()], |at, _| _ = places.insert((i, at)))
+                .unwrap();
+        }
+        places
+    };
+    let feedback: Vec<Vec<f32>> = all[0].feedback().each().map(|(_, e)| e.f32().to_vec()).collect();
+    assert!(picks(&given[0]).iter().all(|(tensor, at)| feedback[*tensor][*at] == 0.0));
+    assert!(feedback.iter().flatten().any(|e| *e != 0.0), "the rest is kept");
+    let next = picks(&prepare(&mut all[0], 4, 0));
+    let shared = next.intersection(&picks(&given[0])).count();
+    assert!(shared * 2 < next.len(), "{shared} of {} again", next.len());
+    // Weights that were fetched, rounds later.
+    all[0].settle_at(9).unwrap();
+    assert!(all[0].feedback().each().all(|(_, e)| e.f32().iter().all(|e| *e == 0.0)));
+}
+
 #[test]
 fn a_restored_owner_goes_on_to_the_bit() {
     let place = Place::new();

@@ -234,7 +234,7 @@ fn work(place: &Place, run: &Run, n: usize, dir: &Path) -> (RunSpec, Arc<dyn Wor
     let spec = spec(run, &owner, &opened.identity, key(n).id()).unwrap();
     owner.name_run(spec.id().0);
     let layout = owner.layout().clone();
-    let own = OwnerWork::new(owner, dir.to_path_buf());
+    let own = OwnerWork::new(owner, key(n).id(), dir.to_path_buf());
     if n > 0 {
         return (spec, Arc::new(own));
     }
