@@ -54,7 +54,11 @@ pub fn detected() -> Level {
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
+            && is_x86_feature_detected!("avx512vl")
+            // No CPU has the former without these; a virtual machine may show so.
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
         if avx512 && is_x86_feature_detected!("avx512bf16") {
             return Level::Avx512Bf16;
         }
