@@ -299,18 +299,19 @@ impl Owner {
                 continue;
             }
             tracing::info!(target: "esker::round", round, "our update did not count; it goes back into the feedback");
-            for ((_, e), part) in self.feedback.each_mut().zip(self.layout.parts()) {
-                let e = e.f32_mut();
-                record::visit(part.grid, self.layout.spec(), &own[part.bytes.clone()], |i, d| e[i] += d)
-                    .expect("owner: an update of our own");
-            }
+            self.visit_feedback(&own, |e, d| *e += d);
         }
         let Some(given) = forgotten else { return };
         tracing::info!(target: "esker::round", round, "our update of before a restart counted; the feedback gives it up");
+        self.visit_feedback(given, |e, _| *e = 0.0);
+    }
+
+    /// Calls `each(e, d)` for every place that an update moves, which was checked.
+    fn visit_feedback(&mut self, blob: &[u8], each: impl Fn(&mut f32, f32)) {
         for ((_, e), part) in self.feedback.each_mut().zip(self.layout.parts()) {
             let e = e.f32_mut();
-            record::visit(part.grid, self.layout.spec(), &given[part.bytes.clone()], |i, _| e[i] = 0.0)
-                .expect("owner: an update that counts");
+            record::visit(part.grid, self.layout.spec(), &blob[part.bytes.clone()], |i, d| each(&mut e[i], d))
+                .expect("owner: an update that was checked");
         }
     }
 
