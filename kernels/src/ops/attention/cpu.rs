@@ -24,6 +24,7 @@
 //! | B1 T4096 H12 D64     | 79 (62)     | 87 (57)      | 140 (55)     | 158 (90)      |
 //! | B1 T2048 H32 K8 D128 | 86 (55)     | 90 (57)      | 156 (67)     | 169 (79)      |
 
+mod ahead;
 mod backward;
 mod decode;
 mod forward;
@@ -36,11 +37,15 @@ pub(super) use forward::{forward, tree};
 
 use super::Dims;
 use crate::{
-    ops::matmul::tile::{In, Kernel, Major, Operand, Precision, kernel},
+    ops::matmul::{
+        Put,
+        tile::{Dest, In, Kernel, Left, Major, Operand, Precision, kernel},
+    },
     pool::Parts,
     simd::Level,
     tensor::{DType, Tensor},
 };
+use ahead::Ahead;
 use half::bf16;
 use lanes::{Lanes, lanes};
 
@@ -69,6 +74,111 @@ impl Arithmetic {
         assert!(kernel.nr == lanes.nr && turner.nr == lanes.nr, "attention: panels of {}", kernel.nr);
         let rows = TILE_ROWS / kernel.mr * kernel.mr;
         Arithmetic { kernel, turner, lanes, rows, packed: precision == Precision::F32 }
+    }
+
+    /// Bytes of an element of q, k, v and the rest.
+    fn bytes(&self) -> usize {
+        if self.packed { 4 } else { 2 }
+    }
+
+    /// How many words after one another's start rows of `width` words are put: an odd number of cache lines, so that those
+    /// of a tile meet in no set of L1.
+    fn distance(width: usize) -> usize {
+        width.next_multiple_of(16) | 16
+    }
+
+    /// Whether tiles read such rows of f32 where they lie, whichever way the operand lies.
+    fn reads_rows(&self) -> bool {
+        let x = Operand { data: In::F32(&[]), ld: Arithmetic::distance(1), major: Major::K };
+        self.kernel.lies_ready(x, 1) && self.kernel.lies_ready(Operand { major: Major::Outer, ..x }, 1)
+    }
+
+    /// Words that [`Arithmetic::near`] takes for m rows by k.
+    fn near_words(&self, x: Major, m: usize, k: usize) -> usize {
+        let (rows, width) = if x == Major::K { (m, k) } else { (k, m) };
+        self.kernel.a_words(m, k).max(rows * Arithmetic::distance(width))
+    }
+
+    /// x as a left operand of m rows by k, in `space`: copied if tiles read it as it lies there, else packed. Also, where x
+    /// is best read from now on.
+    fn near<'a>(&self, x: Operand<'a>, m: usize, k: usize, space: &'a mut [u32]) -> (Operand<'a>, Left<'a>) {
+        let (rows, width) = if x.major == Major::K { (m, k) } else { (k, m) };
+        let per_word = if matches!(x.data, In::F32(_)) { 1 } else { 2 };
+        let words = width.div_ceil(per_word);
+        let ld = Arithmetic::distance(words);
+        if !self.kernel.lies_ready(Operand { ld: ld * per_word, ..x }, k) {
+            return (x, self.packed(x, m, k, space));
+        }
+        assert!((rows - 1) * x.ld + words * per_word <= x.data.len(), "attention: {rows} rows of {width}");
+        let from = match x.data {
+            In::F32(x) => x.as_ptr(),
+            In::Bf16(x) => x.as_ptr().cast(),
+        };
+        let space = &mut space[..rows * ld];
+        // SAFETY: the rows are in `x.data`, by the assert.
+        unsafe { self.lanes.copied(from, x.ld / per_word, rows, words, bytemuck::cast_slice_mut(space), ld) }
+        let data = match x.data {
+            In::F32(_) => In::F32(bytemuck::cast_slice(space)),
+            In::Bf16(_) => In::Bf16(bytemuck::cast_slice(space)),
+        };
+        let x = Operand { data, ld: ld * per_word, ..x };
+        (x, Left::Lying(x))
+    }
+
+    /// x as a left operand of m rows by k, packed into `space`.
+    fn packed<'a>(&self, x: Operand<'a>, m: usize, k: usize, space: &'a mut [u32]) -> Left<'a> {
+        self.kernel.pack_a(x, m, k, space);
+        Left::Panels(space)
+    }
+
+    /// What of a left operand of `k` elements a row starts at row i, the first of a panel, and element t, the first of a
+    /// step.
+    fn part<'a>(&self, x: Left<'a>, k: usize, i: usize, t: usize) -> Left<'a> {
+        let kernel = self.kernel;
+        match x {
+            Left::Panels(x) => Left::Panels(&x[i * kernel.steps(k) + t / kernel.pair * kernel.mr..]),
+            Left::Lying(x) => Left::Lying(x.from(i, t)),
+        }
+    }
+
+    /// c (+)= a·b, `m` by `n`; a is [`Arithmetic::part`] of an operand, whose panels are of `a_k` elements a row. Rows are
+    /// asked for between its tiles.
+    fn product(
+        &self,
+        [m, n, k]: [usize; 3],
+        (a, a_k): (Left<'_>, usize),
+        b: &[u32],
+        (c, ldc): (&mut [f32], usize),
+        put: Put,
+        ahead: &mut Ahead,
+    ) {
+        let (kernel, mr) = (self.kernel, self.kernel.mr);
+        let panel = kernel.steps(a_k) * mr;
+        // Panels that are longer than the sum are taken one by one.
+        let rows = if matches!(a, Left::Panels(_)) && a_k != k { mr } else { 2 * mr };
+        for i in (0..m).step_by(rows) {
+            let (c, rows) = (&mut c[i * ldc..], rows.min(m - i));
+            match a {
+                Left::Panels(a) => kernel.block(rows, n, k, &a[i / mr * panel..], b, c, ldc, put),
+                Left::Lying(a) => {
+                    assert!(b.len() >= kernel.b_words(n, k), "attention: a right operand of {} words", b.len());
+                    assert!((rows - 1) * ldc + n <= c.len(), "attention: {rows} by {n}, rows of {ldc}");
+                    let dest = match put {
+                        Put::Set => Dest::Set(c.as_mut_ptr()),
+                        Put::Add => Dest::Add(c.as_mut_ptr()),
+                    };
+                    let a = Left::Lying(a.from(i, 0));
+                    // SAFETY: b and c by the asserts, a by the callee's; `c` is borrowed mutably.
+                    unsafe { kernel.block_to(rows, n, kernel.steps(k), a, b, dest, ldc) }
+                }
+            }
+            ahead.ask();
+        }
+    }
+
+    /// How often [`Arithmetic::product`] asks for rows, where there are `m`.
+    fn asks(&self, m: usize) -> usize {
+        m.div_ceil(2 * self.kernel.mr)
     }
 
     /// A tile of `rows` rows as a right operand: itself, or packed into `space`.
@@ -110,6 +220,14 @@ impl<'a> Sink<'a> {
         match t.dtype() {
             DType::Bf16 => Sink::Bf16(Parts::new(t.bf16_mut())),
             _ => Sink::F32(Parts::new(t.f32_mut())),
+        }
+    }
+
+    /// The address of element `at`.
+    fn address(&self, at: usize) -> *const u8 {
+        match self {
+            Sink::F32(to) => to.at(at).cast_const().cast(),
+            Sink::Bf16(to) => to.at(at).cast_const().cast(),
         }
     }
 }

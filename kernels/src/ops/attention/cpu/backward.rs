@@ -12,12 +12,16 @@
 //! 112·N, scores and their packed form 4·112·32. D = 64: 0.6 MiB; D = 512: 2.3 MiB. The rest of [`LANE_BYTES`], or
 //! its share of [`SHARED_BYTES`], holds dq.
 
-use super::{Arithmetic, Sink, input, lanes, take, take_f32};
+use super::{
+    Arithmetic, Sink,
+    ahead::{Ahead, address},
+    input, lanes, take, take_f32,
+};
 use crate::{
     ops::attention::{Backward, Dims},
     ops::matmul::{
         Put,
-        tile::{In, Major, Operand},
+        tile::{In, Left, Major, Operand},
     },
     pool::{LANE_BYTES, Parts, Pool, SHARED_BYTES},
     simd::{self, Level},
@@ -30,8 +34,10 @@ use std::ops::Range;
 const DELTA_ROWS: usize = 64;
 /// Blocks of queries in a piece of the second pass.
 const SPLIT_BLOCKS: usize = 4;
-/// Factors of the lanes of dk and dv.
-const ONES: [f32; 32] = [1.0; 32];
+/// Rows of dq that are written at a time.
+const OUT_ROWS: usize = 32;
+/// Most lanes of a panel.
+const LANES: usize = 32;
 
 /// How the work is cut; the choice does not change a bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +106,12 @@ fn delta(pool: &Pool, with: &Arithmetic, d: Dims, do_: In<'_>, o: In<'_>, delta:
     pool.run(d.batch * parts, |piece, _| {
         let (b, from) = (piece / parts, piece % parts * DELTA_ROWS);
         let rows = DELTA_ROWS.min(d.seq - from);
-        for h in 0..d.heads {
-            // SAFETY: these tokens of this head are this piece's alone.
-            let to = unsafe { delta.window((b * d.heads + h) * d.seq + from, rows) };
-            for (i, to) in to.iter_mut().enumerate() {
-                let at = d.query(b, from + i, h);
-                with.lanes.dots(do_.from(at), o.from(at), d.head_dim, d.head_dim, std::slice::from_mut(to));
+        for i in from..from + rows {
+            for h in 0..d.heads {
+                let at = d.query(b, i, h);
+                // SAFETY: this token of this head is this piece's alone.
+                let to = unsafe { delta.window((b * d.heads + h) * d.seq + i, 1) };
+                with.lanes.dots(do_.from(at), o.from(at), d.head_dim, d.head_dim, to);
             }
         }
     });
@@ -171,46 +177,55 @@ fn block_keys(with: &Arithmetic, d: Dims) -> usize {
     if d.head_dim <= 128 { 256 } else { 128 }.max(with.kernel.nr)
 }
 
+/// Words of each part of [`Space`], in order.
+fn words(with: &Arithmetic, d: Dims) -> [usize; 13] {
+    let (kernel, nr, head_dim, keys) = (with.kernel, with.kernel.nr, d.head_dim, block_keys(with, d));
+    let by_row = with.near_words(Major::K, with.rows, head_dim);
+    let turned = kernel.a_words(head_dim, with.rows);
+    [
+        kernel.b_words(keys, head_dim),
+        kernel.b_words(keys, head_dim),
+        kernel.b_words(head_dim, keys),
+        keys * head_dim,
+        keys * head_dim,
+        by_row,
+        by_row,
+        turned,
+        turned,
+        with.near_words(Major::K, with.rows, keys),
+        with.rows * nr,
+        with.rows * nr,
+        kernel.b_words(nr, with.rows).max(nr * nr),
+    ]
+}
+
 impl<'a> Space<'a> {
     /// The parts of a lane's scratch, and what remains.
     fn carve(with: &Arithmetic, d: Dims, mut scratch: &'a mut [u32]) -> (Space<'a>, &'a mut [u32]) {
-        let (kernel, nr, head_dim) = (with.kernel, with.kernel.nr, d.head_dim);
-        let keys = block_keys(with, d);
+        let [k, v, k_turned, dk, dv, q, do_, q_turned, do_turned, ds_left, s, dp, right] = words(with, d);
         let rest = &mut scratch;
         let space = Space {
-            k: take(rest, kernel.b_words(keys, head_dim)),
-            v: take(rest, kernel.b_words(keys, head_dim)),
-            k_turned: take(rest, kernel.b_words(head_dim, keys)),
-            dk: take_f32(rest, keys * head_dim),
-            dv: take_f32(rest, keys * head_dim),
-            q: take(rest, kernel.a_words(with.rows, head_dim)),
-            do_: take(rest, kernel.a_words(with.rows, head_dim)),
-            q_turned: take(rest, kernel.a_words(head_dim, with.rows)),
-            do_turned: take(rest, kernel.a_words(head_dim, with.rows)),
-            ds_left: take(rest, kernel.a_words(with.rows, keys)),
-            s: take_f32(rest, with.rows * nr),
-            dp: take_f32(rest, with.rows * nr),
-            right: take(rest, kernel.b_words(nr, with.rows).max(nr * nr)),
+            k: take(rest, k),
+            v: take(rest, v),
+            k_turned: take(rest, k_turned),
+            dk: take_f32(rest, dk),
+            dv: take_f32(rest, dv),
+            q: take(rest, q),
+            do_: take(rest, do_),
+            q_turned: take(rest, q_turned),
+            do_turned: take(rest, do_turned),
+            ds_left: take(rest, ds_left),
+            s: take_f32(rest, s),
+            dp: take_f32(rest, dp),
+            right: take(rest, right),
         };
         (space, scratch)
     }
 
     /// Words of a lane that are left for dq.
     fn room(with: &Arithmetic, d: Dims) -> usize {
-        let (kernel, nr, head_dim, keys) = (with.kernel, with.kernel.nr, d.head_dim, block_keys(with, d));
-        let taken = [
-            2 * kernel.b_words(keys, head_dim),
-            kernel.b_words(head_dim, keys),
-            2 * keys * head_dim,
-            2 * kernel.a_words(with.rows, head_dim),
-            2 * kernel.a_words(head_dim, with.rows),
-            kernel.a_words(with.rows, keys),
-            2 * with.rows * nr,
-            kernel.b_words(nr, with.rows).max(nr * nr),
-            // Each part ends on a cache line.
-            13 * 16,
-        ];
-        LANE_BYTES / 4 - taken.iter().sum::<usize>()
+        // Each part ends on a cache line.
+        LANE_BYTES / 4 - words(with, d).iter().map(|words| words.next_multiple_of(16)).sum::<usize>()
     }
 }
 
@@ -285,7 +300,8 @@ impl Sweep<'_> {
                     let queries = i..part.queries.end.min(i + with.rows);
                     let at = (before + i - part.queries.start) * head_dim;
                     let dq = dq.as_deref_mut().map(|dq| &mut dq[at..][..queries.len() * head_dim]);
-                    self.tile(part, h, &keys, queries, dq, space);
+                    let ahead = self.ahead(part, h, &keys, &queries, start);
+                    self.tile(part, h, &keys, queries, dq, ahead, space);
                 }
             }
             if part.dkv {
@@ -294,12 +310,40 @@ impl Sweep<'_> {
         }
         if let Some(dq) = dq {
             for (n, rows) in dq.chunks_exact(part.queries.len() * head_dim).enumerate() {
-                for (i, row) in part.queries.clone().zip(rows.chunks_exact(head_dim)) {
-                    let at = d.query(part.b, i, part.heads.start + n);
-                    // SAFETY: these queries of these heads are this part's alone.
-                    unsafe { with.lanes.write(row, &[1.0], head_dim, &self.dq, at, 0) }
-                }
+                self.put_queries(part, part.heads.start + n, rows);
             }
+        }
+    }
+
+    /// What is needed after a tile: the next one's queries; after a block of keys' last, the next block, and where the
+    /// gradients of this one go.
+    fn ahead(&self, part: &Part, h: usize, keys: &Range<usize>, queries: &Range<usize>, start: usize) -> Ahead {
+        let (d, bytes) = (self.d, self.with.bytes());
+        let (width, next) = (d.head_dim * bytes, if queries.end < part.queries.end { h } else { h + 1 });
+        if next < part.heads.end {
+            let from = if next == h { queries.end } else { start };
+            let at = d.query(part.b, from, next);
+            let rows = self.with.rows.min(part.queries.end - from);
+            return Ahead::new(&[address(self.q, at), address(self.do_, at)], rows, d.heads * width, width);
+        }
+        let (at, then) = (d.key(part.b, keys.start, part.kv_head), d.key(part.b, keys.end, part.kv_head));
+        let from = [address(self.k, then), address(self.v, then), self.dk.address(at), self.dv.address(at)];
+        Ahead::new(&from[..if part.dkv { 4 } else { 2 }], keys.len(), d.kv_heads * width, width)
+    }
+
+    /// Writes dq of head h.
+    fn put_queries(&self, part: &Part, h: usize, rows: &[f32]) {
+        let (d, bytes) = (self.d, self.with.bytes());
+        let (ld, by) = (d.heads * d.head_dim, [d.scale() as f32; OUT_ROWS]);
+        let to = self.dq.address(d.query(part.b, part.queries.start, h));
+        let mut ahead = Ahead::new(&[to], part.queries.len(), ld * bytes, d.head_dim * bytes);
+        ahead.turns(part.queries.len().div_ceil(OUT_ROWS));
+        ahead.ask();
+        for (i, rows) in part.queries.clone().step_by(OUT_ROWS).zip(rows.chunks(OUT_ROWS * d.head_dim)) {
+            ahead.ask();
+            let by = &by[..rows.len() / d.head_dim];
+            // SAFETY: these queries of this head are this part's alone.
+            unsafe { self.with.lanes.write(rows, by, d.head_dim, &self.dq, d.query(part.b, i, h), ld) }
         }
     }
 
@@ -322,10 +366,10 @@ impl Sweep<'_> {
         for (p, from) in keys.clone().step_by(nr).enumerate() {
             let lanes = nr.min(keys.end - from);
             let (at, ld) = (d.key(part.b, from, part.kv_head), d.kv_heads * d.head_dim);
-            for (sums, to) in [(&space.dk, &self.dk), (&space.dv, &self.dv)] {
+            for (sums, to, by) in [(&space.dk, &self.dk, d.scale() as f32), (&space.dv, &self.dv, 1.0)] {
                 let sums = &sums[p * d.head_dim * nr..][..d.head_dim * nr];
                 // SAFETY: these keys of this head are this part's alone.
-                unsafe { self.with.turn_out(sums, &ONES[..lanes], to, at, ld, space.right) }
+                unsafe { self.with.turn_out(sums, &[by; LANES][..lanes], to, at, ld, space.right) }
             }
         }
     }
@@ -338,6 +382,7 @@ impl Sweep<'_> {
         keys: &Range<usize>,
         queries: Range<usize>,
         dq: Option<&mut [f32]>,
+        mut ahead: Ahead,
         space: &mut Space<'_>,
     ) {
         let (d, with, kernel) = (self.d, &self.with, self.with.kernel);
@@ -347,15 +392,20 @@ impl Sweep<'_> {
         if least >= keys.end {
             return;
         }
-        self.pack_queries(part, h, &queries, space);
+        let Space { k, v, k_turned, dk, dv, q, do_, q_turned, do_turned, ds_left, s, dp, right } = space;
+        let (q, q_turned) = self.near_queries(part, h, self.q, &queries, q, q_turned);
+        let (do_, do_turned) = self.near_queries(part, h, self.do_, &queries, do_, do_turned);
         let at = (part.b * d.heads + h) * d.seq;
         let (lse, delta) = (&self.lse[at..][queries.clone()], &self.delta[at..][queries.clone()]);
+        let lies = with.reads_rows();
+        let (unit, ds_ld) = (if lies { 1 } else { mr }, Arithmetic::distance(block_keys(with, d)));
         // Panels of keys that some query sees.
         let panels = least.saturating_sub(keys.start) / nr..(keys.end.min(queries.end) - keys.start).div_ceil(nr);
+        ahead.turns(panels.len() * (2 * with.asks(rows) + 2 * with.asks(head_dim)));
         for p in panels.clone() {
             let key = keys.start + p * nr;
-            // Panels of rows before the first that sees key `key` are left out.
-            let top = key.saturating_sub(queries.start) / mr * mr;
+            // Rows before the first that sees key `key` are left out.
+            let top = key.saturating_sub(queries.start) / unit * unit;
             let seen = Rows {
                 query: queries.start + top,
                 key,
@@ -363,48 +413,63 @@ impl Sweep<'_> {
                 lse: &lse[top..],
                 delta: &delta[top..],
             };
-            let (s, dp) = (&mut space.s[..(rows - top) * nr], &mut space.dp[..(rows - top) * nr]);
-            let (left, right) = (top * kernel.steps(head_dim), p * nr * kernel.steps(head_dim));
-            kernel.block(rows - top, nr, head_dim, &space.q[left..], &space.k[right..], s, nr, Put::Set);
-            kernel.block(rows - top, nr, head_dim, &space.do_[left..], &space.v[right..], dp, nr, Put::Set);
-            with.lanes.gradients(s, dp, d.scale() as f32, &seen);
+            let (s, dp) = (&mut s[..(rows - top) * nr], &mut dp[..(rows - top) * nr]);
+            let (size, at) = ([rows - top, nr, head_dim], p * nr * kernel.steps(head_dim));
+            with.product(size, (with.part(q, head_dim, top, 0), head_dim), &k[at..], (s, nr), Put::Set, &mut ahead);
+            with.product(size, (with.part(do_, head_dim, top, 0), head_dim), &v[at..], (dp, nr), Put::Set, &mut ahead);
+            let wanted = dq.is_some() && lies;
+            let also = wanted.then(|| (&mut bytemuck::cast_slice_mut(ds_left)[top * ds_ld + p * nr..], ds_ld));
+            with.lanes.gradients(s, dp, also, d.scale() as f32, &seen);
             if part.dkv {
-                for (tile, left, sums) in
-                    [(&*s, &space.do_turned, &mut space.dv), (&*dp, &space.q_turned, &mut space.dk)]
-                {
-                    let right = with.right(tile, rows - top, space.right);
+                for (tile, left, sums) in [(&*s, do_turned, &mut *dv), (&*dp, q_turned, &mut *dk)] {
+                    let right = with.right(tile, rows - top, right);
                     let sums = &mut sums[p * head_dim * nr..][..head_dim * nr];
-                    for c in (0..head_dim).step_by(mr) {
-                        let left = &left[c * kernel.steps(rows) + top / kernel.pair * mr..];
-                        let sums = &mut sums[c * nr..];
-                        kernel.block(mr.min(head_dim - c), nr, rows - top, left, right, sums, nr, Put::Add);
-                    }
+                    let left = (with.part(left, rows, 0, top), rows);
+                    with.product([head_dim, nr, rows - top], left, right, (sums, nr), Put::Add, &mut ahead);
                 }
             }
-            if dq.is_some() {
+            if wanted {
+                // Rows that share a panel with the first, and do not see these keys.
+                for r in top / mr * mr..top {
+                    ds_left[r * ds_ld + p * nr..][..nr].fill(0);
+                }
+            } else if dq.is_some() {
                 let steps = kernel.steps(block_keys(with, d));
                 for r in (0..rows - top).step_by(mr) {
                     let ds = Operand { data: In::F32(&dp[r * nr..]), ld: nr, major: Major::K };
-                    let to = &mut space.ds_left[(top + r) * steps + p * kernel.steps(nr) * mr..];
+                    let to = &mut ds_left[(top + r) * steps + p * kernel.steps(nr) * mr..];
                     kernel.pack_a(ds, mr.min(rows - top - r), nr, to);
                 }
             }
         }
         if let Some(dq) = dq {
-            self.add_to_dq(keys, &queries, panels, dq, space);
+            let ds = match lies {
+                true => {
+                    Left::Lying(Operand { data: In::F32(bytemuck::cast_slice(ds_left)), ld: ds_ld, major: Major::K })
+                }
+                false => Left::Panels(ds_left),
+            };
+            self.add_to_dq(keys, &queries, panels, dq, ds, k_turned, &mut ahead);
         }
     }
 
-    /// Packs a block of queries and the gradients of their outputs.
-    fn pack_queries(&self, part: &Part, h: usize, queries: &Range<usize>, to: &mut Space<'_>) {
-        let (d, kernel) = (self.d, self.with.kernel);
+    /// A block of queries, or of the gradients of their outputs, as the left operands `[queries, D]` and `[D, queries]`.
+    fn near_queries<'a>(
+        &self,
+        part: &Part,
+        h: usize,
+        x: In<'a>,
+        queries: &Range<usize>,
+        by_row: &'a mut [u32],
+        turned: &'a mut [u32],
+    ) -> (Left<'a>, Left<'a>) {
+        let (d, with, rows) = (self.d, &self.with, queries.len());
         let (at, ld) = (d.query(part.b, queries.start, h), d.heads * d.head_dim);
-        for (x, by_row, turned) in [(self.q, &mut to.q, &mut to.q_turned), (self.do_, &mut to.do_, &mut to.do_turned)] {
-            let x = Operand { data: x.from(at), ld, major: Major::K };
-            kernel.pack_a(x, queries.len(), d.head_dim, by_row);
-            if part.dkv {
-                kernel.pack_a(Operand { major: Major::Outer, ..x }, d.head_dim, queries.len(), turned);
-            }
+        let (x, by_row) = with.near(Operand { data: x.from(at), ld, major: Major::K }, rows, d.head_dim, by_row);
+        let x = Operand { major: Major::Outer, ..x };
+        match with.kernel.lies_ready(x, rows) || !part.dkv {
+            true => (by_row, Left::Lying(x)),
+            false => (by_row, with.packed(x, d.head_dim, rows, turned)),
         }
     }
 
@@ -415,24 +480,26 @@ impl Sweep<'_> {
         queries: &Range<usize>,
         panels: Range<usize>,
         dq: &mut [f32],
-        space: &Space<'_>,
+        ds: Left<'_>,
+        k_turned: &[u32],
+        ahead: &mut Ahead,
     ) {
-        let (d, kernel) = (self.d, self.with.kernel);
+        let (d, with, kernel) = (self.d, &self.with, self.with.kernel);
         let (nr, mr, rows) = (kernel.nr, kernel.mr, queries.len());
-        let (steps_left, steps_right) = (kernel.steps(block_keys(&self.with, d)), kernel.steps(keys.len()));
+        let (block, skip) = (block_keys(with, d), panels.start * nr);
+        let unit = if matches!(ds, Left::Lying(_)) { 1 } else { nr };
         for r in (0..rows).step_by(mr) {
             let height = mr.min(rows - r);
             let last = queries.start + r + height;
-            let end = last.saturating_sub(keys.start).next_multiple_of(nr).min(keys.len());
-            let skip = panels.start * nr;
+            let end = last.saturating_sub(keys.start).next_multiple_of(unit).min(keys.len());
             if end <= skip {
                 continue;
             }
-            let left = &space.ds_left[r * steps_left + kernel.steps(skip) * mr..];
+            let ds = (with.part(ds, block, r, skip), block);
             for c in (0..d.head_dim).step_by(nr) {
-                let right = &space.k_turned[c * steps_right + kernel.steps(skip) * nr..];
+                let right = &k_turned[c * kernel.steps(keys.len()) + kernel.steps(skip) * nr..];
                 let (to, width) = (&mut dq[r * d.head_dim + c..], nr.min(d.head_dim - c));
-                kernel.block(height, width, end - skip, left, right, to, d.head_dim, Put::Add);
+                with.product([height, width, end - skip], ds, right, (to, d.head_dim), Put::Add, ahead);
             }
         }
     }

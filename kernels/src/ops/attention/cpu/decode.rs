@@ -2,9 +2,9 @@
 //!
 //! The keys of a query are cut into ranges of 256 (longer ones where there would be more than 32); a piece is one key head
 //! and one range, and takes all queries and heads that share these keys while they are in the caches. It leaves
-//! max, Σ exp and o of its range in the common scratch, H·32·(D + 2) words a query; a second pass joins the
-//! ranges of each query in order. Ranges depend on the number of keys that the query sees, so its bits do not depend on
-//! the other queries.
+//! max (in units of ln 2), Σ exp and o of its range in the common scratch, H·32·(D + 2) words a query; a second pass
+//! joins the ranges of each query in order. Ranges depend on the number of keys that the query sees, so its bits do not
+//! depend on the other queries.
 //!
 //! More than [`FEW`] queries are a prefill: they run [`forward_at`], whose bits they get.
 
@@ -131,7 +131,7 @@ impl Few<'_> {
             let mut sum = 0.0;
             for range in 0..count {
                 let part = part(range);
-                let fade = (part[0] - max).exp();
+                let fade = (part[0] - max).exp2();
                 sum += fade * part[1];
                 lanes.add_rows(&[fade], In::F32(&part[2..]), d.head_dim, sum_o);
             }

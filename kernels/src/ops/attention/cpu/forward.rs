@@ -1,6 +1,10 @@
 //! Forward: a piece is one head and [`PIECE`] queries; tiles of keys pass by in order.
 
-use super::{Arithmetic, Sink, input, lanes, take, take_f32};
+use super::{
+    Arithmetic, Sink,
+    ahead::{Ahead, address},
+    input, lanes, take, take_f32,
+};
 use crate::{
     ops::attention::{Dims, Forward, Tree},
     ops::matmul::{
@@ -12,6 +16,7 @@ use crate::{
     tensor::Tensor,
 };
 use lanes::{NONE, Running, Seen};
+use std::f32::consts::LN_2;
 
 /// Queries of a piece: how often a packed tile of keys is used.
 const PIECE: usize = 256;
@@ -79,8 +84,8 @@ impl Piece {
         let panels = queries.div_ceil(nr);
         let rest = &mut scratch;
         let q = take(rest, kernel.b_words(queries, head_dim));
-        let k = take(rest, kernel.a_words(with.rows, head_dim));
-        let v = take(rest, kernel.a_words(head_dim, with.rows));
+        let k = take(rest, with.near_words(Major::K, with.rows, head_dim));
+        let v = take(rest, with.near_words(Major::Outer, head_dim, with.rows));
         let sums = take_f32(rest, panels * head_dim * nr);
         let s = take_f32(rest, with.rows * nr);
         let space = take(rest, kernel.b_words(nr, with.rows).max(nr * nr));
@@ -105,7 +110,11 @@ impl Piece {
                 (*begin, *end) = (t[0] as f32, t[1] as f32);
             });
         }
-        let least = |first: &[f32]| first.iter().copied().fold(f32::INFINITY, f32::min) as usize;
+        let bytes = with.bytes();
+        let least = |first: &[f32]| match x.first {
+            None => 0,
+            Some(_) => first.iter().copied().fold(f32::INFINITY, f32::min) as usize,
+        };
         // Whether any of these lanes may see a key of `key..end`; `query` is their last.
         let meet = |lanes: std::ops::Range<usize>, query: usize, key: usize, end: usize| {
             let own = key <= query && least(&first[lanes.clone()]) < end;
@@ -128,8 +137,18 @@ impl Piece {
             }
             let at = (key * d.kv_heads + kv_head + b * d.seq * d.kv_heads) * head_dim;
             let ld = d.kv_heads * head_dim;
-            kernel.pack_a(Operand { data: x.k.from(at), ld, major: Major::K }, keys, head_dim, k);
-            kernel.pack_a(Operand { data: x.v.from(at), ld, major: Major::Outer }, head_dim, keys, v);
+            let (_, k) = with.near(Operand { data: x.k.from(at), ld, major: Major::K }, keys, head_dim, k);
+            let (_, v) = with.near(Operand { data: x.v.from(at), ld, major: Major::Outer }, head_dim, keys, v);
+            // Meanwhile the next tile's rows are asked for, or those of the result.
+            let next = at + keys * ld;
+            let mut ahead = match key + keys < end {
+                true => Ahead::new(&[address(x.k, next), address(x.v, next)], keys, ld * bytes, head_dim * bytes),
+                false => {
+                    let to = o.address(d.query(b, from, h));
+                    Ahead::new(&[to], queries, d.heads * head_dim * bytes, head_dim * bytes)
+                }
+            };
+            ahead.turns(panels * (with.asks(keys) + with.asks(head_dim)));
             for p in 0..panels {
                 let lanes = nr.min(queries - p * nr);
                 let query = begin + p * nr;
@@ -139,7 +158,8 @@ impl Piece {
                 let first = &first[p * nr..][..nr];
                 let rows = keys.min(query + lanes - key);
                 let s = &mut s[..rows * nr];
-                kernel.block(rows, nr, head_dim, k, &q[p * nr * kernel.steps(head_dim)..], s, nr, Put::Set);
+                let q = &q[p * nr * kernel.steps(head_dim)..];
+                with.product([rows, nr, head_dim], (k, head_dim), q, (s, nr), Put::Set, &mut ahead);
                 if key + rows > query + 1 || first.iter().any(|&f| f > key as f32) {
                     let trunk = x.trunk.map(|_| [&begins[p * nr..][..nr], &ends[p * nr..][..nr]]);
                     with.lanes.mask(s, &Seen { key, query, first, trunk });
@@ -152,10 +172,7 @@ impl Piece {
                     with.lanes.rescale(sums, fade);
                 }
                 let pr = with.right(s, rows, space);
-                for c in (0..head_dim).step_by(kernel.mr) {
-                    let v = &v[c * kernel.steps(keys)..];
-                    kernel.block(kernel.mr.min(head_dim - c), nr, rows, v, pr, &mut sums[c * nr..], nr, Put::Add);
-                }
+                with.product([head_dim, nr, rows], (v, keys), pr, (sums, nr), Put::Add, &mut ahead);
             }
             key += with.rows;
         }
@@ -168,7 +185,7 @@ impl Piece {
             unsafe {
                 if let Some(lse) = lse {
                     let to = lse.window((b * d.heads + h) * d.seq + query, lanes);
-                    to.iter_mut().enumerate().for_each(|(j, to)| *to = max[j] + sum[j].ln());
+                    to.iter_mut().enumerate().for_each(|(j, to)| *to = max[j] * LN_2 + sum[j].ln());
                 }
                 sum.iter_mut().for_each(|sum| *sum = 1.0 / *sum);
                 with.turn_out(sums, sum, o, d.query(b, query, h), d.heads * head_dim, space);
