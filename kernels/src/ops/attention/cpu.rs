@@ -7,11 +7,17 @@
 //! | pass     | rows of a tile | lanes   | products |
 //! | -------- | -------------- | ------- | -------- |
 //! | forward  | keys           | queries | Sᵀ = K·Qᵀ, Oᵀ += Vᵀ·Pᵀ |
-//! | backward | queries        | keys    | S = Q·Kᵀ, dP = dO·Vᵀ, dVᵀ += dOᵀ·P, dKᵀ += Qᵀ·dS, dQ += dS·K (dS packed anew) |
+//! | backward | queries        | keys    | S = Q·Kᵀ, dP = dO·Vᵀ, dVᵀ += dOᵀ·P, dKᵀ += Qᵀ·dS, dQ += dS·K |
+//!
+//! Where the kernels read a left operand as it lies (AVX-512; in bf16 by rows only), rows are not packed but copied, from
+//! tokens whole heads apart to an odd number of cache lines apart: one copy of Q serves S and dK, one of dO serves dP and
+//! dV, and dS is written a second time as rows for dQ. Then a tile also starts at the very row that sees its first
+//! key. Elsewhere all of these are packed into panels. The next tile's rows, and those that results go to, are asked for
+//! between products (`cpu/ahead.rs`).
 //!
 //! Forward runs a piece for each head and 256 queries, the longest first. It takes, in words of 32 bits with
-//! D' = D + 13 at most: q and the sums of o 256·D each, a tile of 112 keys and values 112·(D + D'), scores and their
-//! packed form 2·112·32: 1.5 MiB for D = 512, 215 KiB for D = 64, which stays in L2.
+//! D' = D + 31 at most: q and the sums of o 256·D each, a tile of 112 keys and values 2·112·D', scores and their
+//! packed form 2·112·32: 1.5 MiB for D = 512, 235 KiB for D = 64, which stays in L2.
 //!
 //! GFLOP/s of the bench on one thread of an AMD Zen 4 (AVX-512 with BF16, a busy machine, fastest run by thread CPU time),
 //! where PyTorch 2.15 multiplies 1536³ at 90 (f32) and 202 (bf16); in brackets its scaled_dot_product_attention in the
@@ -155,7 +161,7 @@ impl Arithmetic {
         let (kernel, mr) = (self.kernel, self.kernel.mr);
         let panel = kernel.steps(a_k) * mr;
         // Panels that are longer than the sum are taken one by one.
-        let rows = if matches!(a, Left::Panels(_)) && a_k != k { mr } else { 2 * mr };
+        let rows = if matches!(a, Left::Panels(_)) && a_k != k { mr } else { 4 * mr };
         for i in (0..m).step_by(rows) {
             let (c, rows) = (&mut c[i * ldc..], rows.min(m - i));
             match a {
@@ -178,7 +184,7 @@ impl Arithmetic {
 
     /// How often [`Arithmetic::product`] asks for rows, where there are `m`.
     fn asks(&self, m: usize) -> usize {
-        m.div_ceil(2 * self.kernel.mr)
+        m.div_ceil(4 * self.kernel.mr)
     }
 
     /// A tile of `rows` rows as a right operand: itself, or packed into `space`.

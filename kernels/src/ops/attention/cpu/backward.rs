@@ -8,8 +8,8 @@
 //! one order, so they give the same bits.
 //!
 //! Scratch of a lane, in words of 32 bits with D' = D + 31 at most and a block of N keys (256, or 128 where D > 128): packed
-//! k, v and k again N·(2·D + D'), sums of dk and dv 2·N·D, packed q and do both ways 112·(2·D + 2·D'), packed ds
-//! 112·N, scores and their packed form 4·112·32. D = 64: 0.6 MiB; D = 512: 2.3 MiB. The rest of [`LANE_BYTES`], or
+//! k, v and k again N·(2·D + D'), sums of dk and dv 2·N·D, q and do both ways 112·4·D', ds 112·(N + 31), scores and
+//! their packed form 4·112·32. D = 64: 0.6 MiB; D = 512: 2.4 MiB. The rest of [`LANE_BYTES`], or
 //! its share of [`SHARED_BYTES`], holds dq.
 
 use super::{

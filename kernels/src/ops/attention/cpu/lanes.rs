@@ -9,6 +9,7 @@
 
 use super::{
     Sink,
+    ahead::fetch_near,
     vector::{Plain, Vector, narrow},
 };
 use crate::{ops::matmul::tile::In, simd::Level};
@@ -535,6 +536,9 @@ unsafe fn gradients<V: Vector, const W: usize>(
     }
 }
 
+/// Rows that a copy asks for ahead: a store waits for its line when that is in L2, and those behind it wait too.
+const COPY_AHEAD: usize = 6;
+
 #[inline(always)]
 unsafe fn copied<V: Vector>(from: *const f32, ld: usize, rows: usize, width: usize, to: &mut [f32], to_ld: usize) {
     let (whole, rest) = (width / V::LANES * V::LANES, width % V::LANES);
@@ -546,6 +550,10 @@ unsafe fn copied<V: Vector>(from: *const f32, ld: usize, rows: usize, width: usi
             let from = [from.add(r * ld), from.add(second * ld)];
             let to = [to.as_mut_ptr().add(r * to_ld), to.as_mut_ptr().add(second * to_ld)];
             for c in (0..whole).step_by(V::LANES) {
+                fetch_near(to[0].wrapping_add(COPY_AHEAD * to_ld + c).cast());
+                fetch_near(to[1].wrapping_add(COPY_AHEAD * to_ld + c).cast());
+                fetch_near(from[0].wrapping_add(COPY_AHEAD * ld + c).cast());
+                fetch_near(from[1].wrapping_add(COPY_AHEAD * ld + c).cast());
                 let (x, y) = (V::load(from[0].add(c)), V::load(from[1].add(c)));
                 x.store(to[0].add(c));
                 y.store(to[1].add(c));
