@@ -35,6 +35,7 @@ mod backward;
 mod decode;
 mod forward;
 mod lanes;
+mod loops;
 mod vector;
 
 pub(super) use backward::backward;

@@ -25,7 +25,7 @@
 //!
 //! **Precision.** Scores, softmax and sums are f32. In a bf16 run the products take bf16: p and ds are rounded to bf16
 //! for theirs, before ds is multiplied by scale, which the sums of dq and dk are. exp(x) is 2^(x·log₂e), by a polynomial
-//! within 1.3 ulp, and zero below 2^−126.5; its argument is rounded to f32 as the scores are, so that p is exact to about
+//! within 1.4 ulp, and zero below 2^−126.5; its argument is rounded to f32 as the scores are, so that p is exact to about
 //! 1 + |x| ulp for scores of a size x.
 //!
 //! **Memory.** Only scratch of the pool: `cpu.rs` and `cpu/backward.rs` state their budgets.
