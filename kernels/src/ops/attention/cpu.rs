@@ -19,16 +19,17 @@
 //! D' = D + 31 at most: q and the sums of o 256·D each, a tile of 112 keys and values 2·112·D', scores and their
 //! packed form 2·112·32: 1.5 MiB for D = 512, 235 KiB for D = 64, which stays in L2.
 //!
-//! GFLOP/s of the bench on one thread of an AMD Zen 4 (AVX-512 with BF16, a busy machine, fastest run by thread CPU time),
-//! where PyTorch 2.15 multiplies 1536³ at 90 (f32) and 202 (bf16); in brackets its scaled_dot_product_attention in the
-//! same minutes:
+//! GFLOP/s of the bench's cases on one thread of an AMD Zen 4 (AVX-512 with BF16), fastest run by thread CPU time, where
+//! multiply-adds on registers alone reach 118 in f32 and 236 in bf16; behind the comma, in the same minutes, what it was
+//! when every operand was packed and nothing asked for ahead; in brackets, of slower minutes in which a product of
+//! 1536³ reached 90 and 202 there, PyTorch 2.15's scaled_dot_product_attention:
 //!
-//! | case                 | f32 forward | f32 backward | bf16 forward | bf16 backward |
-//! | -------------------- | ----------- | ------------ | ------------ | ------------- |
-//! | B8 T256 H6 D48       | 55 (33)     | 53 (32)      | 99 (31)      | 96 (25)       |
-//! | B1 T1024 H12 D64     | 77 (51)     | 81 (47)      | 135 (49)     | 143 (66)      |
-//! | B1 T4096 H12 D64     | 79 (62)     | 87 (57)      | 140 (55)     | 158 (90)      |
-//! | B1 T2048 H32 K8 D128 | 86 (55)     | 90 (57)      | 156 (67)     | 169 (79)      |
+//! | case                 | f32 forward  | f32 backward | bf16 forward  | bf16 backward |
+//! | -------------------- | ------------ | ------------ | ------------- | ------------- |
+//! | B8 T256 H6 D48       | 72, 64 (33)  | 75, 59 (32)  | 116, 106 (31) | 116, 104 (25) |
+//! | B1 T1024 H12 D64     | 91, 85 (51)  | 99, 88 (47)  | 157, 144 (49) | 165, 152 (66) |
+//! | B1 T4096 H12 D64     | 97, 89 (62)  | 103, 97 (57) | 163, 151 (55) | 179, 168 (90) |
+//! | B1 T2048 H32 K8 D128 | 99, 95 (55)  | 105, 98 (57) | 179, 172 (67) | 191, 184 (79) |
 
 mod ahead;
 mod backward;
