@@ -34,6 +34,10 @@ pub struct Address {
 
 /// All addresses, by year.
 pub fn embedded() -> impl Iterator<Item = Address> + Send {
+    TEXT.lines().map(address)
+}
+
+fn address(line: &str) -> Address {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Line {
@@ -42,12 +46,10 @@ pub fn embedded() -> impl Iterator<Item = Address> + Send {
         name: String,
         text: String,
     }
-    TEXT.lines().map(|line| {
-        let line: Line = serde_json::from_str(line).expect("the embedded corpus is JSON lines");
-        let held_out = HELD_OUT.contains(&line.id.as_str());
-        let split = if held_out { Split::Val } else { Split::Train };
-        Address { id: line.id, year: line.year, name: line.name, text: line.text, split }
-    })
+    let line: Line = serde_json::from_str(line).expect("the embedded corpus is JSON lines");
+    let held_out = HELD_OUT.contains(&line.id.as_str());
+    let split = if held_out { Split::Val } else { Split::Train };
+    Address { id: line.id, year: line.year, name: line.name, text: line.text, split }
 }
 
 #[cfg(test)]

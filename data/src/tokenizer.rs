@@ -182,10 +182,15 @@ impl Tokenizer {
     /// Learns a byte-level BPE of `vocab_size` ids from `texts`: id 0 is [`END_OF_TEXT`], then
     /// the 256 bytes, then merges of pairs seen twice or more. A small corpus may yield fewer
     /// ids than asked for: [`Tokenizer::vocab_size`] tells.
-    pub fn train_bpe<S: AsRef<str> + Send>(
+    pub fn train_bpe<S: Into<String>>(
         texts: impl Iterator<Item = S> + Send,
         vocab_size: u32,
     ) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::learn(&mut texts.map(S::into), vocab_size)
+    }
+
+    /// [`Tokenizer::train_bpe`], compiled here once, as fast as this crate is, whoever calls it.
+    fn learn(texts: &mut (dyn Iterator<Item = String> + Send), vocab_size: u32) -> Result<Tokenizer, TokenizerError> {
         const NAME: &str = "trained BPE";
         let (min, max) = (257, 1 << 20);
         if !(min <= vocab_size && vocab_size <= max) {

@@ -4,13 +4,13 @@
 //! says what to beat, [`sample`] chooses the next token and [`generate`] continues a text with it. [`engine`]
 //! answers the requests of benchmarks, many at once, and [`serve`] those of the network.
 
-pub mod baseline;
 pub mod engine;
 pub mod generate;
 pub mod graders;
 pub mod loss;
 pub mod report;
 pub mod request;
-pub mod sample;
 pub mod serve;
 pub mod tasks;
+
+pub use esker_eval_chance::{baseline, sample};

@@ -14,7 +14,6 @@
 mod aggregate;
 mod catalogue;
 mod docs;
-pub(crate) mod random;
 mod rows;
 mod score;
 mod shots;
@@ -22,7 +21,7 @@ mod text;
 
 pub use aggregate::{Metric, Outcome};
 pub use catalogue::NAMES;
-pub use random::Random;
+pub use esker_eval_chance::random::Random;
 pub use rows::RowError;
 pub use score::{Scored, Value};
 

@@ -21,6 +21,7 @@ use esker_model::{
     Weights,
     hf::{self, HfError},
 };
+use esker_train_elements::relative_l2;
 use folder::{Expected, FolderError, Tokens, Training};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -210,16 +211,6 @@ fn tensors(ours: &Weights, theirs: &Weights) -> Vec<TensorDifference> {
     all
 }
 
-/// ‖a − b‖ / ‖b‖; where b is zero, ‖a‖.
-fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
-    let (mut apart, mut size) = (0.0, 0.0);
-    for (&a, &b) in a.iter().zip(b) {
-        apart += (f64::from(a) - f64::from(b)).powi(2);
-        size += f64::from(b).powi(2);
-    }
-    apart.sqrt() / if size > 0.0 { size.sqrt() } else { 1.0 }
-}
-
 fn worst(tensors: &[TensorDifference], allowed: f64) -> Difference {
     let mut all = Worst::new(allowed);
     tensors.iter().for_each(|t| all.see(t.relative_l2, || t.name.clone()));
@@ -289,12 +280,5 @@ mod tests {
         let got = all.done();
         assert!(!got.ok && got.at == "b");
         assert!(Worst::new(1.0).done().ok);
-    }
-
-    #[test]
-    fn relative_distance() {
-        assert_eq!(relative_l2(&[3.0, 4.0], &[3.0, 4.0]), 0.0);
-        assert_eq!(relative_l2(&[0.0, 0.0], &[3.0, 4.0]), 1.0);
-        assert_eq!(relative_l2(&[3.0, 4.0], &[0.0, 0.0]), 5.0);
     }
 }

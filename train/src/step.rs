@@ -22,6 +22,7 @@ use esker_kernels::DeviceError;
 use esker_kernels::device::{Pending, Stream};
 use esker_kernels::ops::cast;
 use esker_model::{Buffers, Weights};
+use esker_train_elements::total;
 use std::time::{Duration, Instant};
 
 /// Bytes of rows made ahead, and the fewest and most buffers for them. A buffer is a micro-batch; one is with the step,
@@ -107,11 +108,6 @@ impl Host {
 struct Late {
     sum: f64,
     asked: Option<(Pending, usize)>,
-}
-
-/// `sum` and the losses, added one by one.
-fn total(losses: &[f32], sum: f64) -> f64 {
-    losses.iter().fold(sum, |sum, &nll| sum + f64::from(nll))
 }
 
 fn upload(

@@ -45,6 +45,10 @@ impl Picks {
 
     /// The sketch of a set of positions, in any order; repeats change nothing.
     pub fn of(positions: impl IntoIterator<Item = u64>) -> Picks {
+        Picks::sketch(&mut positions.into_iter())
+    }
+
+    fn sketch(positions: &mut dyn Iterator<Item = u64>) -> Picks {
         let mut bins = Box::new([Picks::EMPTY; BINS]);
         for position in positions {
             // The finaliser of SplitMix64: bins from the high bits, values from the low.
@@ -81,7 +85,10 @@ pub struct Signs(Arc<[u64]>);
 impl Signs {
     /// Of (position, whether its value is negative), in any order; positions are below 2^63, and none comes twice.
     pub fn of(sample: impl IntoIterator<Item = (u64, bool)>) -> Signs {
-        let mut all: Vec<u64> = sample.into_iter().map(|(at, negative)| at << 1 | u64::from(negative)).collect();
+        Signs::sorted(sample.into_iter().map(|(at, negative)| at << 1 | u64::from(negative)).collect())
+    }
+
+    fn sorted(mut all: Vec<u64>) -> Signs {
         all.sort_unstable();
         Signs(all.into())
     }
@@ -236,7 +243,10 @@ impl Last {
 
     /// Takes in what counted in `round`, and forgets what is too old.
     pub fn add(&mut self, round: u64, counted: impl IntoIterator<Item = (PeerId, Sound)>) {
-        let counted: BTreeMap<PeerId, Sound> = counted.into_iter().collect();
+        self.keep(round, counted.into_iter().collect());
+    }
+
+    fn keep(&mut self, round: u64, counted: BTreeMap<PeerId, Sound>) {
         let votes = Votes::of(counted.values().map(|s| &s.signs));
         self.0.push_back(Old { round, counted, votes });
         let oldest = (round + 1).saturating_sub(Last::ROUNDS);

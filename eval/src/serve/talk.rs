@@ -7,7 +7,7 @@ use crate::{
         flow::{Flow, Next},
         plan::{Asking, texts},
     },
-    sample::Sampler,
+    sample::{Sampler, likeliest, log_sum_exp},
 };
 use esker_data::tokenizer::{TextStream, Tokenizer};
 use esker_kernels::{DeviceError, device::Stream};
@@ -253,22 +253,9 @@ fn possible(text: &str, stops: &[String]) -> usize {
     stops.iter().map(begins).max().unwrap_or(0)
 }
 
-fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
-    (f64::from(max) + sum.ln()) as f32
-}
-
 /// The log-probability of `id` and of the `k` likeliest; of equals the lower id first.
 fn tell_of(logits: &[f32], lse: f32, id: u32, k: usize) -> Said {
-    let mut top: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
-    for (other, &z) in (0u32..).zip(logits) {
-        if k > 0 && (top.len() < k || z > top[k - 1].1) {
-            let at = top.partition_point(|&(_, better)| better >= z);
-            top.insert(at, (other, z));
-            top.truncate(k);
-        }
-    }
+    let mut top = likeliest(logits, k);
     top.iter_mut().for_each(|(_, z)| *z -= lse);
     Said { logprob: logits[id as usize] - lse, top }
 }

@@ -7,21 +7,16 @@
 //! group        Σ mean_t · n_t / Σ n_t                       error: √(Σ (n_t − 1) n_t e_t² / (Σ n_t − k) / Σ n_t)
 //! ```
 //!
-//! Resamplings are drawn as the harness draws them: R in pieces of 1000 (of R when that is less), piece i from Python's
-//! `Random(i)`; what is left of R after whole pieces is not done. One document has no error, nor has a group in which
-//! one task has none. Sums run from the first document to the last.
+//! Resamplings are drawn as the harness draws them ([`esker_eval_chance::resample`]). One document has no error, nor has
+//! a group in which one task has none. Sums run from the first document to the last.
 //! Source: lm-evaluation-harness 0.4.13, api/metrics.py and api/group.py (MIT), read for what they mean.
 
 use super::Task;
 use super::catalogue::{Grade, Group};
 use super::docs::Asked;
-use super::random::Random;
 use super::score::{Scored, Value};
-use rayon::prelude::*;
+use esker_eval_chance::resample::{deviation, mean, of_perplexity, perplexity};
 use serde_json::json;
-
-/// Resamplings of one piece.
-const PIECE: usize = 1000;
 
 /// A number of a task or group.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,39 +126,9 @@ fn over(name: &str, values: &[Value], bootstrap_iters: usize) -> (f64, Option<f6
     let errors = bootstrap_iters > 0 && values.len() > 1;
     match name {
         _ if verdicts => (mean(&numbers), None),
-        "perplexity" => (perplexity(mean(&numbers)), errors.then(|| resampled(&numbers, bootstrap_iters))),
+        "perplexity" => (perplexity(mean(&numbers)), errors.then(|| of_perplexity(&numbers, bootstrap_iters))),
         _ => (mean(&numbers), errors.then(|| deviation(&numbers) / (numbers.len() as f64).sqrt())),
     }
-}
-
-fn mean(x: &[f64]) -> f64 {
-    x.iter().sum::<f64>() / x.len() as f64
-}
-
-fn perplexity(mean: f64) -> f64 {
-    (-mean).exp()
-}
-
-/// Of a sample.
-fn deviation(x: &[f64]) -> f64 {
-    let mean = mean(x);
-    (x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (x.len() as f64 - 1.0)).sqrt()
-}
-
-/// The deviation of the perplexity over resamplings of `x`.
-fn resampled(x: &[f64], iters: usize) -> f64 {
-    let piece = PIECE.min(iters);
-    let n = x.len() as f64;
-    let each = (0..iters / piece).into_par_iter().flat_map_iter(|i| {
-        let mut random = Random::new(i as u64);
-        (0..piece)
-            .map(|_| {
-                let sum = (0..x.len()).fold(0.0, |sum, _| sum + x[(random.random() * n) as usize]);
-                perplexity(sum / n)
-            })
-            .collect::<Vec<f64>>()
-    });
-    deviation(&each.collect::<Vec<f64>>())
 }
 
 /// Groups in front of their members, in the order of the names asked for.

@@ -11,9 +11,9 @@
 //! drawn again from the pool without it.
 //! Source: lm-evaluation-harness 0.4.13, api/samplers.py and api/task.py (MIT), read for what they mean.
 
+use super::Random;
 use super::catalogue::{MINERVA_SHOTS, Pool, Spec};
 use super::docs::Asked;
-use super::random::Random;
 use super::{Doc, TaskError};
 
 /// minerva_math's own examples.

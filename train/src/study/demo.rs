@@ -24,7 +24,10 @@ use esker_kernels::ops::chunk_topk::{self, Codec, Compress, Grid, SIDE, Spec, re
 use esker_kernels::ops::matmul::{self, Dims, Product, Put};
 use esker_kernels::tensor::{DType, Tensor};
 use esker_model::Weights;
+use esker_train_elements as elements;
 use std::sync::Arc;
+
+const _: () = assert!(SIDE == elements::SIDE);
 
 /// All owners' momenta, and room for one transform.
 struct Demo {
@@ -112,34 +115,28 @@ impl Demo {
             self.take_in(owner, &inner.state.grads.sum, lr)?;
             inner.state.grads.zero(&self.stream)?;
         }
-        for (sum, count) in self.sum.iter_mut().zip(&self.count) {
-            *sum /= count.max(1.0);
-        }
+        elements::means(&mut self.sum, &self.count);
         self.move_weights(&mut inner.state.master, lr, inner.run.optim.weight_decay as f32)?;
         inner.refresh()
     }
 
     /// Adds a gradient to an owner's momentum, and the largest of that to the sums.
     fn take_in(&mut self, owner: usize, grads: &Weights, lr: f32) -> Result<(), OuterError> {
-        let mut at = 0;
-        let mut plain = self.plain[owner].iter_mut();
+        let (mut at, mut plain) = (0, 0);
         for (name, g) in grads.each() {
             if name.is_matrix() {
-                tiles(g.shape(), |tile, from| {
-                    self.a.f32_mut()[at + tile..][..SIDE].copy_from_slice(&g.f32()[from..][..SIDE])
-                });
+                elements::to_tiles(shape(g), g.f32(), &mut self.a.f32_mut()[at..]);
                 at += g.len();
             } else {
-                g.f32().iter().zip(&mut plain).for_each(|(g, m)| *m = self.decay * *m + lr * g);
+                elements::decay_add(&mut self.plain[owner][plain..][..g.len()], self.decay, lr, g.f32());
+                plain += g.len();
             }
         }
         // ① rows  ② the tiles turned over  ③ columns: what comes out is turned over too, in every tile alike
         self.product(false)?;
-        turn(self.b.f32(), self.a.f32_mut());
+        elements::turn(self.b.f32(), self.a.f32_mut());
         self.product(false)?;
-        for (m, c) in self.momenta[owner].f32_mut().iter_mut().zip(self.b.f32()) {
-            *m = self.decay * *m + lr * c;
-        }
+        elements::decay_add(self.momenta[owner].f32_mut(), self.decay, lr, self.b.f32());
         let a = Compress { e: &mut self.momenta[owner], delta: None, update: &mut self.update, beta: 0.0 };
         chunk_topk::compress(&self.stream, self.grid, self.spec, a)?;
         let bytes = &self.update.bytes()[..self.grid.update_bytes(self.spec)];
@@ -152,23 +149,17 @@ impl Demo {
     fn move_weights(&mut self, w: &mut Weights, lr: f32, weight_decay: f32) -> Result<(), OuterError> {
         self.a.set(&self.sum);
         self.product(true)?;
-        turn(self.b.f32(), self.a.f32_mut());
+        elements::turn(self.b.f32(), self.a.f32_mut());
         self.product(true)?;
         let (moved, mut at, mut plain) = (self.b.f32(), 0, 0);
         for (name, w) in w.each_mut() {
-            let shape = [w.shape()[0], *w.shape().last().expect("demo: a shape")];
-            let (len, w) = (w.len(), w.f32_mut());
+            let (shape, len) = (shape(w), w.len());
             if name.is_matrix() {
-                tiles(&shape, |tile, to| {
-                    for (w, d) in w[to..][..SIDE].iter_mut().zip(&moved[at + tile..]) {
-                        *w -= lr * (weight_decay * *w + sign(*d));
-                    }
-                });
+                elements::sign_step_of_tiles(shape, w.f32_mut(), &moved[at..], lr, weight_decay);
                 at += len;
             } else {
-                for (i, w) in w.iter_mut().enumerate() {
-                    *w -= lr * sign(self.plain.iter().map(|m| m[plain + i]).sum());
-                }
+                let momenta: Vec<&[f32]> = self.plain.iter().map(|m| &m[plain..]).collect();
+                elements::sign_step_of_sums(w.f32_mut(), &momenta, lr);
                 plain += len;
             }
         }
@@ -184,34 +175,9 @@ impl Demo {
     }
 }
 
-/// Calls `each(place among the tiles, place in the matrix)` for every row of 64 of every tile.
-fn tiles(shape: &[usize], mut each: impl FnMut(usize, usize)) {
-    let (rows, cols) = (shape[0], shape[1]);
-    assert!(rows.is_multiple_of(SIDE) && cols.is_multiple_of(SIDE), "demo: the study's matrices are whole tiles");
-    let mut tile = 0;
-    for row in (0..rows).step_by(SIDE) {
-        for col in (0..cols).step_by(SIDE) {
-            for r in row..row + SIDE {
-                each(tile, r * cols + col);
-                tile += SIDE;
-            }
-        }
-    }
-}
-
-/// Turns every tile over.
-fn turn(from: &[f32], to: &mut [f32]) {
-    for (from, to) in from.chunks_exact(SIDE * SIDE).zip(to.chunks_exact_mut(SIDE * SIDE)) {
-        for row in 0..SIDE {
-            for col in 0..SIDE {
-                to[col * SIDE + row] = from[row * SIDE + col];
-            }
-        }
-    }
-}
-
-fn sign(x: f32) -> f32 {
-    if x == 0.0 { 0.0 } else { x.signum() }
+/// Rows and columns.
+fn shape(t: &Tensor) -> [usize; 2] {
+    [t.shape()[0], *t.shape().last().expect("demo: a shape")]
 }
 
 fn dct() -> Vec<f32> {
@@ -237,17 +203,5 @@ mod tests {
                 assert!((dot - f32::from(u8::from(u == v))).abs() < 1e-5, "{u} {v}: {dot}");
             }
         }
-    }
-
-    #[test]
-    fn tiles_cover_a_matrix_once() {
-        let mut seen = vec![0; 128 * 192];
-        let mut last = 0;
-        tiles(&[128, 192], |tile, from| {
-            seen[from..from + SIDE].iter_mut().for_each(|s| *s += 1);
-            last = tile;
-        });
-        assert!(seen.iter().all(|&s| s == 1));
-        assert_eq!(last, 128 * 192 - SIDE);
     }
 }

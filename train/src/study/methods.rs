@@ -7,6 +7,7 @@ use crate::outer::{Layout, OuterError, Owner, blob};
 use crate::source::Opened;
 use esker_kernels::device::Stream;
 use esker_kernels::ops::chunk_topk::{Codec, Spec};
+use esker_train_elements as elements;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -159,14 +160,9 @@ fn diloco(
             let mut mean = vec![0.0f32; a.len()];
             for owner in &owners {
                 let (_, theta) = owner.state.master.each().nth(i).expect("study: a tensor");
-                for ((m, a), t) in mean.iter_mut().zip(&*a).zip(theta.f32()) {
-                    *m += (a - t) * share;
-                }
+                elements::add_apart(&mut mean, a, theta.f32(), share);
             }
-            for ((a, v), g) in a.iter_mut().zip(v).zip(mean) {
-                *v = momentum as f32 * *v + g;
-                *a -= outer_lr as f32 * (g + momentum as f32 * *v);
-            }
+            elements::nesterov(a, v, &mean, outer_lr as f32, momentum as f32);
             for owner in &mut owners {
                 owner.state.master.each_mut().nth(i).expect("study: a tensor").1.f32_mut().copy_from_slice(a);
             }

@@ -10,8 +10,10 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("comms", &[]),
     ("data", &[]),
     ("model", &["esker-kernels"]),
-    ("eval", &["esker-data", "esker-kernels", "esker-model"]),
-    ("train", &["esker-comms", "esker-data", "esker-eval", "esker-kernels", "esker-model"]),
+    ("eval/chance", &["esker-data"]),
+    ("eval", &["esker-data", "esker-eval-chance", "esker-kernels", "esker-model"]),
+    ("train/elements", &[]),
+    ("train", &["esker-comms", "esker-data", "esker-eval", "esker-kernels", "esker-model", "esker-train-elements"]),
 ];
 
 fn manifest(path: &str) -> toml::Table {
@@ -27,7 +29,7 @@ fn nothing_points_up() {
     assert_eq!(members, drawn, "a crate is missing from the picture");
     for &(name, may) in PICTURE {
         let manifest = manifest(name);
-        assert_eq!(manifest["package"]["name"].as_str(), Some(format!("esker-{name}").as_str()));
+        assert_eq!(manifest["package"]["name"].as_str(), Some(format!("esker-{}", name.replace('/', "-")).as_str()));
         assert!(!manifest.contains_key("build-dependencies"), "{name} has build dependencies");
         assert!(!manifest.contains_key("target"), "{name} has dependencies by target, which this test does not read");
         for table in ["dependencies", "dev-dependencies"] {

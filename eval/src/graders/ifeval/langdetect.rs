@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::LazyLock;
 
-use crate::tasks::random::Random;
+use crate::tasks::Random;
 
 /// Characters of a text that are read.
 const CHARS_MAX: usize = 10_000;

@@ -176,12 +176,17 @@ impl Table {
 
 /// Whether these bytes are one tensor's part of an honest update. Takes any bytes of the right number.
 pub fn check(grid: Grid, spec: Spec, bytes: &[u8]) -> Result<(), Malformed> {
-    visit(grid, spec, bytes, |_, _| ())
+    walk(grid, spec, bytes, None)
 }
 
 /// As [`check`], and calls `each(element, value)` for all that is sent, chunk after chunk; an element is counted row by
 /// row through the whole tensor. Where it fails, some have been seen.
 pub fn visit(grid: Grid, spec: Spec, bytes: &[u8], mut each: impl FnMut(usize, f32)) -> Result<(), Malformed> {
+    walk(grid, spec, bytes, Some(&mut each))
+}
+
+/// [`visit`], compiled here once, as fast as this crate is, whoever calls it.
+fn walk(grid: Grid, spec: Spec, bytes: &[u8], mut each: Option<&mut dyn FnMut(usize, f32)>) -> Result<(), Malformed> {
     assert_eq!(bytes.len(), grid.update_bytes(spec), "chunk_topk: bytes of an update");
     let mut table = Table::default();
     if spec.codec == Codec::Reference {
@@ -202,6 +207,7 @@ pub fn visit(grid: Grid, spec: Spec, bytes: &[u8], mut each: impl FnMut(usize, f
             (at, count) = (end, count + 1);
         }
         decode_all(level, spec, n, &records[..count], &mut picks, |nth, picks| {
+            let Some(each) = &mut each else { return };
             let tile = grid.tile(chunk + nth);
             picks.iter().for_each(|(i, value)| each(tile.place(grid.stride(), i), value));
         })

@@ -156,6 +156,26 @@ pub fn largest(logits: &[f32]) -> Result<u32, SampleError> {
     best.map(|id| id as u32).ok_or(SampleError::Nothing(logits.len()))
 }
 
+/// ln Σ exp z, summed in f64.
+pub fn log_sum_exp(logits: &[f32]) -> f32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
+    (f64::from(max) + sum.ln()) as f32
+}
+
+/// Ids and logits of the `k` likeliest, those first; of equals the lower id first.
+pub fn likeliest(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let mut top: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
+    for (other, &z) in (0u32..).zip(logits) {
+        if k > 0 && (top.len() < k || z > top[k - 1].1) {
+            let at = top.partition_point(|&(_, better)| better >= z);
+            top.insert(at, (other, z));
+            top.truncate(k);
+        }
+    }
+    top
+}
+
 /// A number in `[0, 1)` with 53 random bits, a function of its arguments.
 fn uniform(seed: u64, place: u64) -> f64 {
     let mix = |mut z: u64| {

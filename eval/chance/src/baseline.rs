@@ -85,6 +85,16 @@ pub fn measure(
     windows: impl IntoIterator<Item = u64>,
     count_max: u64,
 ) -> Result<Baseline, LoaderError> {
+    measure_all(train, (validation, seq), &mut windows.into_iter(), count_max)
+}
+
+/// [`measure`], compiled here once, as fast as this crate is, whoever calls it.
+fn measure_all(
+    train: &Arc<TokenSet>,
+    (validation, seq): (&Scan, usize),
+    windows: &mut dyn Iterator<Item = u64>,
+    count_max: u64,
+) -> Result<Baseline, LoaderError> {
     let vocab = train.vocab_size().max(validation.set().vocab_size()) as usize;
     let mut counts = Counts::new(vocab);
     let scan = Scan::new(train.clone(), 4096)?;
