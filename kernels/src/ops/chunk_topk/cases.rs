@@ -224,7 +224,7 @@ fn drawn(case: &Case, seed: u64, peer: usize) -> [Vec<f32>; 3] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{clip_factors, cpu};
+    use super::super::{clip_factors, cpu, fold};
     use super::*;
     use crate::{harness, simd};
 
@@ -269,7 +269,7 @@ mod tests {
                 let updates: Vec<Update<'_>> =
                     r.updates.iter().enumerate().map(|(i, update)| Update { update, factor: factor(i) }).collect();
                 let a = Fold { updates: &updates, mean, alpha: ALPHA, anchor: &mut r.anchor, theta: &mut r.theta };
-                cpu::fold(s.host(), level, case.grid(), case.spec, a);
+                fold::fold(s.host(), level, case.grid(), case.spec, a);
                 assert_eq!(r.anchor.f32(), r.theta.f32());
                 r.theta.f32().to_vec()
             };

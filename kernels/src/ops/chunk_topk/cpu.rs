@@ -1,14 +1,13 @@
 //! On the host: a piece is a few neighbouring chunks, each worked on where it lies.
 
 use super::{
-    CHUNK, Compress, Fold, Grid, Mean,
+    Compress, Grid,
     ahead::Ahead,
-    record::{self, Codec, Picks, Spec, TOGETHER, Table, decode, decode_all, encode},
+    record::{self, Codec, Picks, Spec, Table, decode, encode},
     scan::Chunk,
     select::{Guess, Picker},
 };
 use crate::{
-    ops::cast::element::per_level,
     pool::{Parts, Pool, SHARED_BYTES},
     simd::{self, Level},
     tensor::Tensor,
@@ -23,8 +22,6 @@ use std::{
 const PIECE: [usize; 2] = [16, 256];
 /// Pieces of a tensor that is neither too small nor too large for that.
 const PIECES: usize = 64;
-/// Runs of the next chunk that are fetched for each update: of eight updates' worth, all.
-const AHEAD: usize = 8;
 
 /// Chunks of a piece.
 fn piece(chunks: usize) -> usize {
@@ -145,105 +142,14 @@ fn table(mut sweep: impl FnMut(&mut dyn FnMut(f32))) -> Table {
     table
 }
 
-per_level! {
-    fn outer_plain[](sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
-        for i in 0..sum.len() {
-            anchor[i] -= alpha * (sum[i] / count[i]);
-        }
-        theta.copy_from_slice(anchor);
-    }
-}
-
-/// a ← a − α·sum/count;  θ ← a.
-fn outer(level: Level, sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
-    let len = sum.len();
-    assert!(count.len() == len && anchor.len() == len && theta.len() == len, "chunk_topk: a row");
-    #[cfg(target_arch = "x86_64")]
-    if level >= Level::Avx512 && len.is_multiple_of(16) && theta.as_ptr().cast::<[f32; 16]>().addr().is_multiple_of(64)
-    {
-        // SAFETY: the level says that the CPU has the instructions.
-        return unsafe { outer_avx512(sum, count, alpha, anchor, theta) };
-    }
-    outer_plain(level, sum, count, alpha, anchor, theta);
-}
-
-/// Writes θ, of which nothing is read, past the caches: its lines need not be fetched first.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn outer_avx512(sum: &[f32], count: &[f32], alpha: f32, anchor: &mut [f32], theta: &mut [f32]) {
-    use std::arch::x86_64::*;
-    let alpha = _mm512_set1_ps(alpha);
-    for i in (0..sum.len()).step_by(16) {
-        // SAFETY: sixteen elements of each, all of the same whole number of sixteens; θ lies on a line's boundary.
-        unsafe {
-            let mean = _mm512_div_ps(_mm512_loadu_ps(sum.as_ptr().add(i)), _mm512_loadu_ps(count.as_ptr().add(i)));
-            let anchor = anchor.as_mut_ptr().add(i);
-            let moved = _mm512_sub_ps(_mm512_loadu_ps(anchor), _mm512_mul_ps(alpha, mean));
-            _mm512_storeu_ps(anchor, moved);
-            _mm512_stream_ps(theta.as_mut_ptr().add(i), moved);
-        }
-    }
-}
-
 /// Takes what was sent out of a chunk.
 fn put_back(chunk: &Chunk<'_>, picks: &Picks) {
     // SAFETY: picked from this chunk, which has one piece.
     unsafe { chunk.each(&picks.places[..picks.len], |i, e| *e -= picks.values[i]) };
 }
 
-pub(super) fn fold(pool: &Pool, level: Level, grid: Grid, spec: Spec, a: Fold<'_>) {
-    let (chunks, stride) = (grid.chunks(), grid.stride());
-    let everyone = a.updates.len().max(1) as f32;
-    let (anchor, theta) = (Parts::new(a.anchor.f32_mut()), Parts::new(a.theta.f32_mut()));
-    let piece = piece(chunks);
-    pool.run(chunks.div_ceil(piece), |nth, _| {
-        let (mut sum, mut count, mut picks) = ([0.0f32; CHUNK], [everyone; CHUNK], Picks::new());
-        let here = nth * piece..chunks.min((nth + 1) * piece);
-        let mut at = grid.record_at(spec, here.start);
-        for chunk in here {
-            let tile = grid.tile(chunk);
-            let (n, ahead) = (tile.len(), Ahead::new(grid, chunk, anchor.at(0), None));
-            let bytes = at..at + spec.record_bytes(n);
-            at = bytes.end;
-            sum[..n].fill(0.0);
-            if a.mean == Mean::Senders {
-                count[..n].fill(0.0);
-            }
-            for updates in a.updates.chunks(TOGETHER) {
-                let record = |i: usize| record(spec, updates[i.min(updates.len() - 1)].update, bytes.clone());
-                let records: [_; TOGETHER] = std::array::from_fn(record);
-                decode_all(level, spec, n, &records[..updates.len()], &mut picks, |i, picks| {
-                    (0..AHEAD).for_each(|_| ahead.fetch());
-                    let factor = updates[i].factor;
-                    picks.iter().for_each(|(i, d)| sum[i] += factor * d);
-                    if a.mean == Mean::Senders {
-                        picks.iter().for_each(|(i, _)| count[i] += 1.0);
-                    }
-                })
-                .expect("chunk_topk: updates that were checked");
-            }
-            if a.mean == Mean::Senders {
-                // Nobody sent it: 0 / 1.
-                count[..n].iter_mut().for_each(|c| *c = c.max(1.0));
-            }
-            for row in 0..tile.rows {
-                let (at, here) = ((tile.row + row) * stride + tile.col, row * tile.cols..(row + 1) * tile.cols);
-                // SAFETY: rows of different tiles do not overlap, and a tile has one piece.
-                let (a_row, t_row) = unsafe { (anchor.window(at, tile.cols), theta.window(at, tile.cols)) };
-                outer(level, &sum[here.clone()], &count[here], a.alpha, a_row, t_row);
-            }
-            ahead.fetch_all();
-        }
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: every x86-64 has it. What was written past the caches is there before anybody is told so.
-        unsafe {
-            std::arch::x86_64::_mm_sfence();
-        }
-    });
-}
-
 /// These bytes of an update, and the table to read them by.
-fn record(spec: Spec, update: &Tensor, bytes: Range<usize>) -> (&[u8], Table) {
+pub(super) fn record(spec: Spec, update: &Tensor, bytes: Range<usize>) -> (&[u8], Table) {
     let all = update.bytes();
     (&all[bytes], if spec.codec == Codec::Reference { Table::read(all) } else { Table::default() })
 }

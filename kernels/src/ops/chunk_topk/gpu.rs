@@ -62,7 +62,7 @@ pub(super) fn compress(gpu: &Gpu, grid: Grid, spec: Spec, a: Compress<'_>) -> Re
 
 pub(super) fn fold(gpu: &Gpu, grid: Grid, spec: Spec, a: Fold<'_>) -> Result<()> {
     if spec.codec != Codec::Compact {
-        cpu::fold(gpu.host(), simd::level(), grid, spec, a);
+        super::fold::fold(gpu.host(), simd::level(), grid, spec, a);
         return Ok(());
     }
     let mut peers = Vec::new();

@@ -22,6 +22,7 @@
 mod ahead;
 pub mod cases;
 pub(crate) mod cpu;
+mod fold;
 mod gpu;
 pub mod record;
 pub mod reference;
@@ -235,7 +236,7 @@ pub fn fold(s: &Stream, grid: Grid, spec: Spec, a: Fold<'_>) -> Result<()> {
         holds_update(grid, spec, u.update);
     }
     match s {
-        Stream::Cpu(pool) => cpu::fold(pool, simd::level(), grid, spec, a),
+        Stream::Cpu(pool) => fold::fold(pool, simd::level(), grid, spec, a),
         Stream::Gpu(gpu) => gpu::fold(gpu, grid, spec, a)?,
     }
     Ok(())

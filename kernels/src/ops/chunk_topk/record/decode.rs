@@ -14,7 +14,7 @@ use crate::simd::Level;
 use super::super::{CHUNK, scan::LANES};
 
 /// Records that are read together.
-pub(crate) const TOGETHER: usize = 8;
+pub(crate) const TOGETHER: usize = 32;
 /// Groups of a record up to which its sets are made together with other records'.
 const GROUPS: usize = 4;
 
@@ -30,7 +30,7 @@ pub(crate) fn decode(
     decode_with(simd, spec, n, table, bytes, to, |_, size, rank| unrank(size, size / LARGER, rank))
 }
 
-/// Reads up to eight records of chunks of n elements, and calls `each(nth, picks)` after each; at a fault says where it
+/// Reads up to [`TOGETHER`] records of chunks of n elements, and calls `each(nth, picks)` after each; at a fault says where it
 /// is.
 pub(crate) fn decode_all(
     simd: Level,

@@ -59,14 +59,20 @@ pub(super) fn unrank_all(level: Level, size: usize, h: usize, ranks: &mut [u64])
         return false;
     }
     #[cfg(target_arch = "x86_64")]
-    // Eight at once take as long as two by themselves.
+    // Eight at once take as long as two by themselves, and two or four times eight little longer.
     if level >= Level::Avx512 && (size, h) == (GROUP, GROUP / LARGER) && ranks.len() > 2 {
-        for eight in ranks.chunks_mut(8) {
-            let mut all = [0; 8];
-            all[..eight.len()].copy_from_slice(eight);
+        for some in ranks.chunks_mut(32) {
+            let mut all = [[0; 8]; 4];
+            all.as_flattened_mut()[..some.len()].copy_from_slice(some);
             // SAFETY: the level says that the CPU has the instructions.
-            let sets = unsafe { unrank_avx512(&all) };
-            eight.copy_from_slice(&sets[..eight.len()]);
+            unsafe {
+                match some.len() {
+                    ..=8 => unrank_avx512::<1>(all.first_chunk_mut().expect("four")),
+                    9..=16 => unrank_avx512::<2>(all.first_chunk_mut().expect("four")),
+                    _ => unrank_avx512::<4>(&mut all),
+                }
+            }
+            some.copy_from_slice(&all.as_flattened()[..some.len()]);
         }
         return true;
     }
@@ -75,42 +81,46 @@ pub(super) fn unrank_all(level: Level, size: usize, h: usize, ranks: &mut [u64])
     true
 }
 
-/// The sets of 16 of 64 with these ranks, each of which there is.
+/// Puts the sets of 16 of 64 in place of these ranks, each of which there is.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn unrank_avx512(ranks: &[u64; 8]) -> [u64; 8] {
+fn unrank_avx512<const EIGHTS: usize>(ranks: &mut [[u64; 8]; EIGHTS]) {
     use std::arch::x86_64::*;
-    let (one, mut set, mut r) = (_mm512_set1_epi64(1), _mm512_setzero_si512(), _mm512_set1_epi64(16));
+    let one = _mm512_set1_epi64(1);
     // SAFETY: eight ranks.
-    let mut rank = unsafe { _mm512_loadu_si512(ranks.as_ptr().cast()) };
-    // Takes `n` where the rank reaches the entry that `r` picks of a row of sixteen.
-    let mut step = |n: usize, row: &[u64; 16], pick: __m512i, r: &mut __m512i| {
+    let mut rank = ranks.each_ref().map(|eight| unsafe { _mm512_loadu_si512(eight.as_ptr().cast()) });
+    let (mut set, mut r) = ([_mm512_setzero_si512(); EIGHTS], [_mm512_set1_epi64(16); EIGHTS]);
+    // Takes `n` where the rank reaches the entry that `r` less `first` picks of a row of sixteen.
+    let mut step = |n: usize, row: &[u64; 16], first: __m512i, r: &mut [__m512i; EIGHTS]| {
         // SAFETY: twice eight entries.
         let (low, high) =
             unsafe { (_mm512_loadu_si512(row.as_ptr().cast()), _mm512_loadu_si512(row[8..].as_ptr().cast())) };
-        let below = _mm512_permutex2var_epi64(low, pick, high);
-        let take = _mm512_cmpge_epu64_mask(rank, below);
-        rank = _mm512_mask_sub_epi64(rank, take, rank, below);
-        *r = _mm512_mask_sub_epi64(*r, take, *r, one);
-        set = _mm512_mask_or_epi64(set, take, set, _mm512_set1_epi64((1u64 << n) as i64));
+        let bit = _mm512_set1_epi64((1u64 << n) as i64);
+        for i in 0..EIGHTS {
+            let below = _mm512_permutex2var_epi64(low, _mm512_sub_epi64(r[i], first), high);
+            let take = _mm512_cmpge_epu64_mask(rank[i], below);
+            rank[i] = _mm512_mask_sub_epi64(rank[i], take, rank[i], below);
+            r[i] = _mm512_mask_sub_epi64(r[i], take, r[i], one);
+            set[i] = _mm512_mask_or_epi64(set[i], take, set[i], bit);
+        }
     };
     // Who has all sixteen is left with rank 0, which an entry for sixteen more never lets take.
     for n in (16..GROUP).rev() {
-        let row = CHOOSE[n][1..].try_into().expect("sixteen entries");
-        step(n, row, _mm512_sub_epi64(r, one), &mut r);
+        step(n, CHOOSE[n][1..].try_into().expect("sixteen entries"), one, &mut r);
     }
     // Who has none yet takes all that is left.
-    let none = _mm512_cmpeq_epi64_mask(r, _mm512_set1_epi64(16));
-    r = _mm512_mask_mov_epi64(r, none, _mm512_setzero_si512());
-    for n in (0..16).rev() {
-        let row = CHOOSE[n][..16].try_into().expect("sixteen entries");
-        step(n, row, r, &mut r);
+    let none = r.map(|r| _mm512_cmpeq_epi64_mask(r, _mm512_set1_epi64(16)));
+    for i in 0..EIGHTS {
+        r[i] = _mm512_mask_mov_epi64(r[i], none[i], _mm512_setzero_si512());
     }
-    set = _mm512_mask_or_epi64(set, none, set, _mm512_set1_epi64(0xffff));
-    let mut sets = [0; 8];
-    // SAFETY: eight sets.
-    unsafe { _mm512_storeu_si512(sets.as_mut_ptr().cast(), set) };
-    sets
+    for n in (0..16).rev() {
+        step(n, CHOOSE[n][..16].try_into().expect("sixteen entries"), _mm512_setzero_si512(), &mut r);
+    }
+    for i in 0..EIGHTS {
+        let set = _mm512_mask_or_epi64(set[i], none[i], set[i], _mm512_set1_epi64(0xffff));
+        // SAFETY: eight sets.
+        unsafe { _mm512_storeu_si512(ranks[i].as_mut_ptr().cast(), set) };
+    }
 }
 
 #[cfg(test)]
