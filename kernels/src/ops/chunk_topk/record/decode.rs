@@ -11,7 +11,7 @@ use super::{
 use crate::simd::Level;
 
 #[cfg(target_arch = "x86_64")]
-use super::super::{CHUNK, scan::LANES};
+use super::{super::CHUNK, whole};
 
 /// Records that are read together.
 pub(crate) const TOGETHER: usize = 32;
@@ -76,6 +76,18 @@ fn decode_with(
 ) -> Result<(), Fault> {
     let k = spec.kept(n);
     to.len = k;
+    #[cfg(target_arch = "x86_64")]
+    if (spec.codec, n, k) == (Codec::Compact, CHUNK, GROUP)
+        && whole::readable(simd)
+        && let Ok(bytes) = bytes.try_into()
+    {
+        // SAFETY: the CPU has the instructions.
+        unsafe { whole::read_places(bytes, to.places.first_chunk_mut().expect("64 places")) }?;
+        let larger = set(0, GROUP, whole::rank(bytes)).ok_or(Fault::Rank)?;
+        let levels = levels(GROUP, [bytes[78], bytes[79]])?;
+        spread(simd, &mut to.values[..GROUP], larger, whole::signs(bytes), levels);
+        return Ok(());
+    }
     let mut from = Reader { bytes, at: 0 };
     match spec.codec {
         Codec::Compact => {
@@ -129,7 +141,12 @@ fn read_values(
 #[inline(always)]
 fn read_levels(size: usize, from: &mut Reader<'_>) -> Result<[f32; 2], Fault> {
     let bytes = from.take(16);
-    let (low, high) = (bytes as u8, (bytes >> 8) as u8);
+    levels(size, [bytes as u8, (bytes >> 8) as u8])
+}
+
+/// What these level bytes of a group of `size` stand for.
+#[inline(always)]
+fn levels(size: usize, [low, high]: [u8; 2]) -> Result<[f32; 2], Fault> {
     let levels_agree = if size < LARGER { high == 0 } else { high >= low };
     if levels_agree { Ok([level(low), level(high)]) } else { Err(Fault::Levels) }
 }
@@ -168,17 +185,6 @@ fn read_places(simd: Level, n: usize, k: usize, from: &mut Reader<'_>, places: &
         return Ok(());
     }
     let (l, bits) = (low_bits(n, k), mark_bits(n, k));
-    #[cfg(target_arch = "x86_64")]
-    if simd >= Level::Avx512
-        && (n, k, from.at) == (CHUNK, GROUP, 0)
-        && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512vbmi2")
-        && let (Ok(places), Some(bytes)) = ((&mut *places).try_into(), from.bytes.first_chunk())
-    {
-        from.at = bits + k * l;
-        // SAFETY: the CPU has the instructions.
-        return unsafe { read_places_vbmi2(bytes, places) };
-    }
     let mut found = 0;
     for first in (0..bits).step_by(64) {
         let mut word = from.take(64.min(bits - first));
@@ -197,63 +203,6 @@ fn read_places(simd: Level, n: usize, k: usize, from: &mut Reader<'_>, places: &
     }
     take_low(simd, l, from, places);
     ascending_below(n, places)
-}
-
-/// The 64 places of a whole chunk: 127 bits of marks, then 64 times six bits.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,popcnt")]
-fn read_places_vbmi2(bytes: &[u8; 79], places: &mut [u16; GROUP]) -> Result<(), Fault> {
-    use std::arch::x86_64::*;
-    const MARKS: usize = 2 * GROUP - 1;
-    // Of each six bytes, these and the two after.
-    const SIXES: [u8; GROUP] = {
-        let (mut sixes, mut i) = ([0; GROUP], 0);
-        while i < GROUP {
-            sixes[i] = (i / 8 * 6 + i % 8) as u8;
-            i += 1;
-        }
-        sixes
-    };
-    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    let (first, second) = (word(0), word(8) & u64::MAX >> 1);
-    if first.count_ones() + second.count_ones() != GROUP as u32 {
-        return Err(Fault::Places);
-    }
-    // SAFETY: each load and store is of 64 bytes that are there.
-    unsafe {
-        let lanes = _mm512_loadu_si512(LANES.as_ptr().cast());
-        let mut marks = [0u8; 2 * GROUP];
-        _mm512_storeu_si512(marks.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(first, lanes));
-        let past = _mm512_add_epi8(lanes, _mm512_set1_epi8(GROUP as i8));
-        let rest = marks[first.count_ones() as usize..].as_mut_ptr();
-        _mm512_storeu_si512(rest.cast(), _mm512_maskz_compress_epi8(second, past));
-        let high = _mm512_sub_epi8(_mm512_loadu_si512(marks.as_ptr().cast()), lanes);
-
-        // Eight places to a word, from the byte in which the first begins; bit 0 of all is bit 7 of a byte.
-        let packed = _mm512_loadu_si512(bytes[MARKS / 8..].as_ptr().cast());
-        let words = _mm512_permutexvar_epi8(_mm512_loadu_si512(SIXES.as_ptr().cast()), packed);
-        let shifts = _mm512_set1_epi64(i64::from_le_bytes([7, 13, 19, 25, 31, 37, 43, 49]));
-        let low = _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, words), _mm512_set1_epi8(0x3f));
-
-        // High bits cannot descend; where two are equal, low ones must ascend.
-        let next = _mm512_add_epi8(lanes, _mm512_set1_epi8(1));
-        let same = _mm512_cmpeq_epi8_mask(high, _mm512_permutexvar_epi8(next, high));
-        let wrong = _mm512_mask_cmpge_epu8_mask(same, low, _mm512_permutexvar_epi8(next, low));
-        if wrong & u64::MAX >> 1 != 0 {
-            return Err(Fault::Order);
-        }
-        let wide = |high: __m256i, low: __m256i| {
-            _mm512_or_si512(_mm512_slli_epi16::<6>(_mm512_cvtepu8_epi16(high)), _mm512_cvtepu8_epi16(low))
-        };
-        let halves = [
-            wide(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low)),
-            wide(_mm512_extracti64x4_epi64::<1>(high), _mm512_extracti64x4_epi64::<1>(low)),
-        ];
-        for (half, to) in halves.into_iter().zip(places.as_chunks_mut::<32>().0) {
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), half);
-        }
-    }
-    Ok(())
 }
 
 /// Takes the low `l` bits of each place.

@@ -32,6 +32,8 @@ mod decode;
 mod encode;
 mod levels;
 mod rank;
+#[cfg(target_arch = "x86_64")]
+mod whole;
 
 use super::{CHUNK, Grid};
 use crate::simd;
