@@ -8,7 +8,7 @@
 use super::{
     CHUNK, Fold, Grid, Mean, SIDE, Tile, Update,
     cpu::record,
-    record::{Codec, Picks, Spec, TOGETHER, decode_all},
+    record::{Codec, Picks, Spec, TOGETHER, Table, decode_all},
 };
 use crate::{
     ops::cast::element::per_level,
@@ -18,8 +18,9 @@ use crate::{
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m512;
 
-/// Chunks of a block, at most.
+/// Chunks of a block of a matrix, at most, and of a vector, whose chunks are long enough by themselves.
 const WIDE: usize = 16;
+const LONG: usize = 4;
 /// Elements from the sums of a chunk to those of its neighbour: a row more than there are, so that the same row of all
 /// chunks does not fall on the same few sets of L1.
 const STEP: usize = CHUNK + SIDE;
@@ -50,7 +51,7 @@ struct Block {
 impl Block {
     /// Chunks of a block, all but the last of a row of tiles.
     fn wide(grid: Grid) -> usize {
-        grid.across().div_ceil(grid.across().div_ceil(WIDE))
+        if grid.tile_rows == 1 { LONG } else { grid.across().div_ceil(grid.across().div_ceil(WIDE)) }
     }
 
     /// How many there are.
@@ -173,31 +174,25 @@ fn add_up(
     if mean == Mean::Senders {
         sums.count[..block.chunks * STEP].fill(0.0);
     }
-    // All chunks but the last of a row of tiles are of one size.
-    let (last, mut nth) = (block.chunk + block.chunks - 1, 0);
-    let sizes = [(block.chunks - 1, grid.tile(block.chunk).len()), (1, grid.tile(last).len())];
-    let mut at = grid.record_at(spec, block.chunk);
-    for (chunks, n) in sizes {
-        let bytes = spec.record_bytes(n);
-        let end = at + chunks * bytes;
-        for u in updates {
-            fetch(&u.update.bytes()[end..], 2 * bytes);
-        }
-        let records = chunks * updates.len();
-        for from in (0..records).step_by(TOGETHER) {
-            let of = |i: usize| (nth + i / updates.len(), &updates[i % updates.len()]);
-            let together = TOGETHER.min(records - from);
-            let record = |i: usize| {
-                let i = (from + i).min(records - 1);
-                let at = at + i / updates.len() * bytes;
-                record(spec, updates[i % updates.len()].update, at..at + bytes)
-            };
-            let batch: [_; TOGETHER] = std::array::from_fn(record);
-            decode_all(level, spec, n, &batch[..together], &mut picks, |i, picks| {
-                let (chunk, update) = of(from + i);
-                let tile = grid.tile(block.chunk + chunk);
-                let here = chunk * STEP..chunk * STEP + CHUNK;
-                add(tile, picks, update.factor, &mut sums.sum[here.clone()]);
+    let (mut at, mut nth) = (grid.record_at(spec, block.chunk), 0);
+    // As many whole chunks of one size together as make up a batch; all but the last of a row of tiles are of one size.
+    let (n, last) = (grid.tile(block.chunk).len(), grid.tile(block.chunk + block.chunks - 1).len());
+    let same = if n == last { block.chunks } else { block.chunks - 1 };
+    let mut batch = [(&[][..], Table::default()); TOGETHER];
+    while nth < block.chunks {
+        let (n, left) = if nth < same { (n, same - nth) } else { (last, 1) };
+        let (bytes, chunks) = (spec.record_bytes(n), left.min((TOGETHER / updates.len().max(1)).max(1)));
+        for some in updates.chunks(TOGETHER) {
+            let places = (0..chunks).flat_map(|chunk| some.iter().map(move |u| (chunk, u)));
+            for (to, (chunk, u)) in batch.iter_mut().zip(places.clone()) {
+                *to = record(spec, u.update, at + chunk * bytes..at + (chunk + 1) * bytes);
+            }
+            let mut places = places;
+            decode_all(level, spec, n, &batch[..chunks * some.len()], &mut picks, |_, picks| {
+                let (chunk, u) = places.next().expect("as many as were put in");
+                let tile = grid.tile(block.chunk + nth + chunk);
+                let here = (nth + chunk) * STEP..(nth + chunk) * STEP + CHUNK;
+                add(tile, picks, u.factor, &mut sums.sum[here.clone()]);
                 if mean == Mean::Senders {
                     picks.iter().for_each(|(i, _)| sums.count[here.start + place(tile, i)] += 1.0);
                 }
@@ -205,7 +200,11 @@ fn add_up(
             })
             .expect("chunk_topk: updates that were checked");
         }
-        (at, nth) = (end, nth + chunks);
+        (at, nth) = (at + chunks * bytes, nth + chunks);
+    }
+    // The records of the next block.
+    for u in updates {
+        fetch(&u.update.bytes()[at..], block.chunks * spec.record_bytes(CHUNK));
     }
     if mean == Mean::Senders {
         // Nobody sent it: 0 / 1.
@@ -364,4 +363,87 @@ fn quotient(x: __m512, by: __m512, r: __m512) -> __m512 {
     use std::arch::x86_64::*;
     let q = _mm512_mul_ps(x, r);
     _mm512_fmadd_ps(_mm512_fnmadd_ps(q, by, x), r, q)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Compress, compress, reference},
+        *,
+    };
+    use crate::{
+        device::Stream,
+        harness::draw,
+        simd,
+        tensor::{DType, Tensor},
+    };
+
+    #[test]
+    fn blocks_of_any_shape_fold_as_the_reference_does() {
+        let s = Stream::cpu(2).unwrap();
+        let grids = [Grid::matrix(130, 2200), Grid::matrix(64, 1030), Grid::vector(70_001), Grid::vector(5)];
+        for (nth, grid) in grids.into_iter().enumerate() {
+            let n = grid.len();
+            let spec = Spec { k: 64, codec: [Codec::Compact, Codec::Exact][nth % 2] };
+            let f32 = |values: &[f32]| {
+                let mut t = Tensor::alone(&s, DType::F32, [n]).unwrap();
+                t.set(values);
+                t
+            };
+            let updates: Vec<Tensor> = (0..TOGETHER as u64 + 3)
+                .map(|peer| {
+                    let mut update = Tensor::alone(&s, DType::U32, [grid.update_words(spec)]).unwrap();
+                    let e = &mut f32(&draw(peer, n));
+                    assert!(
+                        compress(&s, grid, spec, Compress { e, delta: None, update: &mut update, beta: 1.0 }).unwrap()
+                    );
+                    update
+                })
+                .collect();
+            for (peers, mean) in [(0, Mean::Peers), (1, Mean::Peers), (3, Mean::Senders), (updates.len(), Mean::Peers)]
+            {
+                let factor = |i: usize| if i.is_multiple_of(2) { 1.0 } else { 0.3 };
+                let sent: Vec<(&[u8], f32)> =
+                    (0..peers).map(|i| (&updates[i].bytes()[..grid.update_bytes(spec)], factor(i))).collect();
+                let mut want = draw(99, n);
+                reference::fold(grid, spec, &sent, mean, 0.7, &mut want);
+                let some: Vec<Update<'_>> =
+                    (0..peers).map(|i| Update { update: &updates[i], factor: factor(i) }).collect();
+                for level in simd::Level::ALL.into_iter().filter(|&l| l <= simd::detected()) {
+                    let (mut anchor, mut theta) = (f32(&draw(99, n)), f32(&[]));
+                    let a = Fold { updates: &some, mean, alpha: 0.7, anchor: &mut anchor, theta: &mut theta };
+                    fold(s.host(), level, grid, spec, a);
+                    let same = |t: &Tensor| t.f32().iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same(&anchor) && same(&theta), "{grid:?} {mean:?} of {peers} at {}", level.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_quotient_by_reciprocal_is_the_quotient() {
+        #[target_feature(enable = "avx512f")]
+        fn check(by: f32, first: u32) {
+            use std::arch::x86_64::*;
+            let (many, r) = (_mm512_set1_ps(by), _mm512_set1_ps(1.0 / by));
+            // Every 37th mantissa, at one exponent after another.
+            for i in 0..(1 << 23) / (37 * 16) {
+                let x: [f32; 16] = std::array::from_fn(|lane| {
+                    let mantissa = (first + 37 * (16 * i + lane as u32)) & 0x7f_ffff;
+                    f32::from_bits((127 - 82 + i % 104) << 23 | mantissa)
+                });
+                let mut got = [0.0f32; 16];
+                // SAFETY: sixteen elements each.
+                unsafe { _mm512_storeu_ps(got.as_mut_ptr(), quotient(_mm512_loadu_ps(x.as_ptr()), many, r)) };
+                assert_eq!(got, x.map(|x| x / by), "{x:?} / {by}");
+            }
+        }
+        if simd::detected() >= Level::Avx512 {
+            for by in (1..40).chain([63, 65, 100, 255, 257, 1000, 4095, 65_537, (1 << 20) - 1, 1 << 20]) {
+                // SAFETY: the CPU has the instructions.
+                unsafe { check(by as f32, by as u32) };
+            }
+        }
+    }
 }

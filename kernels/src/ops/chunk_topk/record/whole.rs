@@ -51,12 +51,15 @@ pub(super) fn read_places(bytes: &[u8; BYTES], places: &mut [u16; GROUP]) -> Res
     // SAFETY: each load and store is of 64 bytes that are there.
     unsafe {
         let lanes = _mm512_loadu_si512(LANES.as_ptr().cast());
-        let mut marks = [0u8; 2 * GROUP];
-        _mm512_storeu_si512(marks.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(first, lanes));
         let past = _mm512_add_epi8(lanes, _mm512_set1_epi8(GROUP as i8));
-        let rest = marks[first.count_ones() as usize..].as_mut_ptr();
-        _mm512_storeu_si512(rest.cast(), _mm512_maskz_compress_epi8(second, past));
-        let high = _mm512_sub_epi8(_mm512_loadu_si512(marks.as_ptr().cast()), lanes);
+        // Marks of the second word go behind those of the first, of which there may be 64.
+        let found = first.count_ones();
+        let behind = _mm512_sub_epi8(lanes, _mm512_set1_epi8(found as i8));
+        let rest = u64::MAX.checked_shl(found).unwrap_or(0);
+        let marks = _mm512_maskz_compress_epi8(first, lanes);
+        let second = _mm512_maskz_compress_epi8(second, past);
+        let marks = _mm512_mask_permutexvar_epi8(marks, rest, behind, second);
+        let high = _mm512_sub_epi8(marks, lanes);
 
         // Eight places to a word, from the byte in which the first begins; bit 0 of all is bit 7 of a byte.
         let packed = _mm512_loadu_si512(bytes[MARKS / 8..].as_ptr().cast());
