@@ -9,7 +9,7 @@
 
 use super::{
     Dims, Put,
-    tile::{Dest, In, Kernel, Left, Major, Operand, Out, Precision, kernel},
+    tile::{Dest, In, Kernel, LINE, Left, Major, Next, Operand, Out, Precision, kernel},
 };
 use crate::{
     pool::{Parts, Pool},
@@ -331,7 +331,7 @@ impl Phase<'_> {
         &self,
         r: Range<usize>,
         c: Range<usize>,
-        (a, high): (&[u32], usize),
+        (packed, high): (&[u32], usize),
         (b, wide): (&[u32], usize),
         scratch: &mut [f32],
     ) {
@@ -363,14 +363,40 @@ impl Phase<'_> {
                     self.kern.pack_a(here, rows, k.len(), own);
                     Left::Panels(own)
                 }
-                How::Shared => Left::Panels(&a[before * high + r.start * steps..]),
+                How::Shared => Left::Panels(&packed[before * high + r.start * steps..]),
             };
             let b = &b[before * wide + c.start * steps..];
+            let next = if block + 1 < self.over.end { self.next(block + 1, r.start, packed, high) } else { None };
             // SAFETY: this piece alone writes these rows and columns of c, and their sums in `wait`.
-            unsafe { self.kern.block_to(rows, cols, steps, a, b, dest, ld) };
+            unsafe { self.kern.block_to(rows, cols, steps, a, b, dest, ld, next) };
+        }
+    }
+
+    /// Where A for `block` lies from row `row` of the phase on.
+    fn next(&self, block: usize, row: usize, packed: &[u32], high: usize) -> Option<Next> {
+        match (self.how, self.a.data) {
+            (How::Shared, _) => {
+                let (before, steps) = (self.before(block), self.blocks.steps(block));
+                let start = packed[before * high + row * steps..].as_ptr();
+                Some(Next { start, row: steps, advance: LINE })
+            }
+            (How::Lie, In::F32(a)) if self.a.major == Major::Outer => {
+                let ld = self.a.ld;
+                let start = a[self.blocks.range(block).start * ld + self.rows.start + row..].as_ptr();
+                Some(Next { start: start.cast(), row: 1, advance: ld * size_of::<f32>() })
+            }
+            // Rows are fetched as tiles go down them; what a piece packs itself is not there yet.
+            _ => None,
         }
     }
 }
+
+/// Most panels of A in a piece.
+const HIGH: usize = 8;
+/// Large pieces of a product, at least.
+const HEAD_PIECES: usize = 16;
+/// Panels of A, and of B, in a small piece.
+const SMALL: usize = 4;
 
 /// How c is cut into pieces: most rows into large ones, so that little is packed twice; the last rows into small ones,
 /// so that threads end together.
@@ -382,15 +408,24 @@ struct Cut {
 
 impl Cut {
     fn new(kern: &Kernel, m: usize, n: usize, how: How) -> Cut {
-        let panels = m.div_ceil(kern.mr);
-        let high = (panels / 16).clamp(2, 10);
-        let head = panels.saturating_sub((panels / 3).clamp(2, 24)) / high * high * kern.mr;
+        let (mr, nr) = (kern.mr, kern.nr);
+        let panels = m.div_ceil(mr);
+        if how == How::Own {
+            // As wide as c.
+            let high = (panels / 16).clamp(2, 10);
+            let head = panels.saturating_sub((panels / 3).clamp(2, 24)) / high * high * mr;
+            let (width, tail) = (n.div_ceil(1024), head..m);
+            return Cut { head: Grid::new(0..head, n, high * mr, width, nr), tail: Grid::new(tail, n, mr, 1, nr) };
+        }
+        // A piece brings each panel of B from afar once, so it is as high as L2 allows; its width follows.
+        let most = panels - (panels / 7).max(2).min(panels);
+        let high = most.div_ceil(most.div_ceil(HIGH).max(1)).max(1);
+        let down = most / high;
+        let head = down * high * mr;
+        let across = HEAD_PIECES.div_ceil(down.max(1)).max(n.div_ceil(1024));
         Cut {
-            head: Grid::new(0..head, n, high * kern.mr, n.div_ceil(1024), kern.nr),
-            tail: match how {
-                How::Own => Grid::new(head..m, n, kern.mr, 1, kern.nr),
-                _ => Grid::new(head..m, n, 2 * kern.mr, n.div_ceil(512).max(3), kern.nr),
-            },
+            head: Grid::new(0..head, n, high * mr, across, nr),
+            tail: Grid::new(head..m, n, SMALL * mr, n.div_ceil(SMALL * nr), nr),
         }
     }
 

@@ -1,6 +1,6 @@
 //! AVX2 and FMA: a tile of 6 by 16 in twelve accumulators.
 
-use super::{Dest, Kernel, Operand, portable, store};
+use super::{Dest, Fetch, Kernel, Operand, portable, store};
 use std::arch::x86_64::*;
 
 const MR: usize = 6;
@@ -36,7 +36,7 @@ unsafe fn dots<const ROUND: bool>(a: Operand<'_>, rows: usize, b: Operand<'_>, c
 
 /// Safety: see [`super::Tile`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize) {
+unsafe fn tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize, _: Fetch) {
     // SAFETY: passed on as promised by the caller; `rows` picks the version for that many.
     unsafe {
         match rows {

@@ -3,7 +3,7 @@
 //! Panels are made by transposing 16 by 16 words in registers where k is the fast index, by copying (and, for pairs,
 //! interleaving two rows) where it is not. Edges are masks: the operations an element sees are those of a full tile.
 
-use super::{Dest, In, Kernel, Major, Operand};
+use super::{Dest, Fetch, In, Kernel, Major, Operand};
 use std::arch::x86_64::*;
 
 const MR: usize = 14;
@@ -159,8 +159,32 @@ macro_rules! packing {
                         (ahead, line) = (ahead.wrapping_add(row_bytes), 0);
                     }
                 }
-                let mask = ones((k - t * pair).min(16 * pair));
                 let here = 16.min(steps - t);
+                if width == W && t * pair + 16 * pair <= k {
+                    // Nothing is missing: spelt out for sizes known when compiled, so that all stays in registers.
+                    for group in (0..W).step_by(16) {
+                        let mut rows = [_mm512_setzero_si512(); 16];
+                        // SAFETY: sixteen words are there in each of W rows; stores as below.
+                        unsafe {
+                            let x = x.add(group * row_bytes + t * pair * bytes);
+                            for i in 0..16.min(W - group) {
+                                rows[i] = $load::<HOW>(x.add(i * row_bytes), u32::MAX);
+                            }
+                            transpose(&mut rows);
+                            let to = to.add(t * W + group);
+                            for i in 0..15 {
+                                _mm512_storeu_si512(to.add(i * W).cast(), rows[i]);
+                            }
+                            if W.is_multiple_of(16) || t + 16 < steps {
+                                _mm512_storeu_si512(to.add(15 * W).cast(), rows[15]);
+                            } else {
+                                _mm512_mask_storeu_epi32(to.add(15 * W).cast(), ones(W - group) as u16, rows[15]);
+                            }
+                        }
+                    }
+                    continue;
+                }
+                let mask = ones((k - t * pair).min(16 * pair));
                 for group in (0..W).step_by(16) {
                     let mut rows = [_mm512_setzero_si512(); 16];
                     // SAFETY: `mask` keeps the loads inside row `group + i`, which exists; step t + i has W words, and
@@ -345,9 +369,18 @@ macro_rules! tiles {
     ($tile:ident, $tile_rows:ident, $pick:ident, $rows_of:ident, $multiply_add:ident, $bf16:ident, $features:literal) => {
         /// Safety: see [`super::Tile`].
         #[target_feature(enable = $features)]
-        unsafe fn $tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize) {
+        unsafe fn $tile(
+            steps: usize,
+            a: *const u32,
+            b: *const u32,
+            dest: Dest,
+            ldc: usize,
+            rows: usize,
+            cols: usize,
+            fetch: Fetch,
+        ) {
             // SAFETY: passed on as promised by the caller.
-            unsafe { $pick::<PANEL>(steps, (a, MR), b, dest, ldc, rows, cols) }
+            unsafe { $pick::<PANEL>(steps, (a, MR), b, dest, ldc, rows, cols, fetch) }
         }
 
         /// Safety: see [`super::TileRows`].
@@ -360,9 +393,10 @@ macro_rules! tiles {
             ldc: usize,
             rows: usize,
             cols: usize,
+            fetch: Fetch,
         ) {
             // SAFETY: passed on as promised by the caller.
-            unsafe { $pick::<ROWS>(steps, (a, lda), b, dest, ldc, rows, cols) }
+            unsafe { $pick::<ROWS>(steps, (a, lda), b, dest, ldc, rows, cols, fetch) }
         }
 
         #[target_feature(enable = $features)]
@@ -375,24 +409,25 @@ macro_rules! tiles {
             ldc: usize,
             rows: usize,
             cols: usize,
+            fetch: Fetch,
         ) {
             // SAFETY: passed on as promised by the caller; `rows` picks the version for that many.
             unsafe {
                 match rows {
-                    1 => $rows_of::<1, HOW>(steps, a, b, dest, ldc, cols),
-                    2 => $rows_of::<2, HOW>(steps, a, b, dest, ldc, cols),
-                    3 => $rows_of::<3, HOW>(steps, a, b, dest, ldc, cols),
-                    4 => $rows_of::<4, HOW>(steps, a, b, dest, ldc, cols),
-                    5 => $rows_of::<5, HOW>(steps, a, b, dest, ldc, cols),
-                    6 => $rows_of::<6, HOW>(steps, a, b, dest, ldc, cols),
-                    7 => $rows_of::<7, HOW>(steps, a, b, dest, ldc, cols),
-                    8 => $rows_of::<8, HOW>(steps, a, b, dest, ldc, cols),
-                    9 => $rows_of::<9, HOW>(steps, a, b, dest, ldc, cols),
-                    10 => $rows_of::<10, HOW>(steps, a, b, dest, ldc, cols),
-                    11 => $rows_of::<11, HOW>(steps, a, b, dest, ldc, cols),
-                    12 => $rows_of::<12, HOW>(steps, a, b, dest, ldc, cols),
-                    13 => $rows_of::<13, HOW>(steps, a, b, dest, ldc, cols),
-                    _ => $rows_of::<14, HOW>(steps, a, b, dest, ldc, cols),
+                    1 => $rows_of::<1, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    2 => $rows_of::<2, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    3 => $rows_of::<3, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    4 => $rows_of::<4, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    5 => $rows_of::<5, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    6 => $rows_of::<6, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    7 => $rows_of::<7, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    8 => $rows_of::<8, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    9 => $rows_of::<9, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    10 => $rows_of::<10, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    11 => $rows_of::<11, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    12 => $rows_of::<12, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    13 => $rows_of::<13, HOW>(steps, a, b, dest, ldc, cols, fetch),
+                    _ => $rows_of::<14, HOW>(steps, a, b, dest, ldc, cols, fetch),
                 }
             }
         }
@@ -405,6 +440,7 @@ macro_rules! tiles {
             dest: Dest,
             ldc: usize,
             cols: usize,
+            fetch: Fetch,
         ) {
             // What the end reads or writes is fetched while the sums are made, a row a step: all at once would hold up
             // the loads of A and B.
@@ -413,6 +449,7 @@ macro_rules! tiles {
                 Dest::SetBf16(c) => (c.cast::<i8>(), 2 * ldc),
                 Dest::FinishBf16(p, ldp, _) => (p.cast::<i8>().cast_mut(), 4 * ldp),
             };
+            let Fetch { from: mut later, advance: to_later } = fetch;
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
             if HOW == ROWS {
                 // Every third row has a pointer; the two behind it are one and two row lengths away, which the
@@ -429,6 +466,8 @@ macro_rules! tiles {
                         _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                         _mm_prefetch::<_MM_HINT_T0>(next);
                         _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+                        _mm_prefetch::<_MM_HINT_T1>(later.cast());
+                        later = later.wrapping_add(to_later);
                         ahead = ahead.wrapping_add(lda);
                         next = next.wrapping_add(advance);
                         // SAFETY: the panel of B holds `steps` steps of NR words, and so many lie in each row of A.
@@ -478,6 +517,8 @@ macro_rules! tiles {
                         _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                         _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(MR - 1).cast());
                     }
+                    _mm_prefetch::<_MM_HINT_T1>(later.cast());
+                    later = later.wrapping_add(to_later);
                     if left > 0 {
                         _mm_prefetch::<_MM_HINT_T0>(next);
                         _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
@@ -559,9 +600,10 @@ unsafe fn tile_across(
     ldc: usize,
     rows: usize,
     cols: usize,
+    fetch: Fetch,
 ) {
     // SAFETY: passed on as promised by the caller.
-    unsafe { pick::<ACROSS>(steps, a, b, dest, ldc, rows, cols) }
+    unsafe { pick::<ACROSS>(steps, a, b, dest, ldc, rows, cols, fetch) }
 }
 
 /// How far ahead of the sum rows are fetched. On a Zen 4, decoding a 110M model in bf16 gained 14 to

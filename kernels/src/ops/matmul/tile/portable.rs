@@ -1,6 +1,6 @@
 //! The kernel that every machine has: plain loops that the compiler turns into vectors.
 
-use super::{Dest, In, Kernel, Major, Operand, store};
+use super::{Dest, Fetch, In, Kernel, Major, Operand, store};
 use half::bf16;
 
 const MR: usize = 6;
@@ -69,7 +69,7 @@ fn copy<const W: usize, T: Copy>(
 }
 
 /// Safety: see [`super::Tile`].
-unsafe fn tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize) {
+unsafe fn tile(steps: usize, a: *const u32, b: *const u32, dest: Dest, ldc: usize, rows: usize, cols: usize, _: Fetch) {
     // SAFETY: the panels hold that many words, and dest as stated, by the caller's promise.
     unsafe {
         let a = std::slice::from_raw_parts(a.cast::<[f32; MR]>(), steps);
