@@ -300,8 +300,9 @@ impl Phase<'_> {
         let kern = self.kern;
         let (m, n) = (self.rows.len(), self.cols.len());
         let (high, wide) = (m.next_multiple_of(kern.mr), n.next_multiple_of(kern.nr));
-        // Some 120 rows or columns a piece: whole cache lines where they run fast.
-        let (down, across) = (kern.mr * 112_usize.div_ceil(kern.mr), kern.nr * 128_usize.div_ceil(kern.nr));
+        // Some 110 rows or 256 columns a piece: columns that run fast are then read a KiB in a row, which the hardware
+        // fetches ahead (f32 from memory at 14 GB/s by one core of a Zen 4, 12.4 with half of it).
+        let (down, across) = (kern.mr * 112_usize.div_ceil(kern.mr), kern.nr * 256_usize.div_ceil(kern.nr));
         let of_a = if self.pack_a && self.how == How::Shared { self.over.len() * m.div_ceil(down) } else { 0 };
         let of_b = self.over.len() * n.div_ceil(across);
         let (a, b) = (Parts::new(a), Parts::new(b));
@@ -391,9 +392,9 @@ impl Phase<'_> {
     }
 }
 
-/// Most panels of A in a piece.
+/// Most panels of A in a large piece: 172 KB of packed f32, which stay in L2 while panels of B go by.
 const HIGH: usize = 8;
-/// Large pieces of a product, at least.
+/// Least number of large pieces, as far as c has the columns.
 const HEAD_PIECES: usize = 16;
 /// Panels of A, and of B, in a small piece.
 const SMALL: usize = 4;
@@ -419,7 +420,7 @@ impl Cut {
         }
         // A piece brings each panel of B from afar once, so it is as high as L2 allows; its width follows.
         let most = panels - (panels / 7).max(2).min(panels);
-        let high = most.div_ceil(most.div_ceil(HIGH).max(1)).max(1);
+        let high = (most / most.div_ceil(HIGH).max(1)).max(1);
         let down = most / high;
         let head = down * high * mr;
         let across = HEAD_PIECES.div_ceil(down.max(1)).max(n.div_ceil(1024));
