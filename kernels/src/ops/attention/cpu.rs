@@ -177,7 +177,7 @@ impl Arithmetic {
                     };
                     let a = Left::Lying(a.from(i, 0));
                     // SAFETY: b and c by the asserts, a by the callee's; `c` is borrowed mutably.
-                    unsafe { kernel.block_to(rows, n, kernel.steps(k), a, b, dest, ldc) }
+                    unsafe { kernel.block_to(rows, n, kernel.steps(k), a, b, dest, ldc, None) }
                 }
             }
             ahead.ask();
