@@ -45,6 +45,32 @@ pub fn level() -> Level {
     })
 }
 
+/// Asks for the line at `at` to come to L1. Nothing is read, so any address will do.
+#[inline(always)]
+pub(crate) fn fetch_near<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is allowed, and SSE is part of x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// As [`fetch_near`], to L2.
+#[inline(always)]
+pub(crate) fn fetch_far<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The level of this CPU.
 pub fn detected() -> Level {
     #[cfg(target_arch = "x86_64")]

@@ -9,6 +9,7 @@
 //! cache.
 
 use super::{CHUNK, Grid};
+use crate::simd::fetch_far;
 use std::cell::Cell;
 
 /// Elements fetched at a time: four lines.
@@ -90,14 +91,5 @@ impl Runs {
 
 #[inline(always)]
 fn run(from: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    for line in 0..4 {
-        // SAFETY: every x86-64 has the instruction, and to fetch ahead reads nothing.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(16 * line).cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = from;
+    (0..4).for_each(|line| fetch_far(from.wrapping_add(16 * line)));
 }

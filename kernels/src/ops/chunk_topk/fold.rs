@@ -13,7 +13,7 @@ use super::{
 use crate::{
     ops::cast::element::per_level,
     pool::{Parts, Pool},
-    simd::Level,
+    simd::{Level, fetch_far, fetch_near},
 };
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m512;
@@ -204,7 +204,9 @@ fn add_up(
     }
     // The records of the next block.
     for u in updates {
-        fetch(&u.update.bytes()[at..], block.chunks * spec.record_bytes(CHUNK));
+        let next = &u.update.bytes()[at..];
+        let len = next.len().min(block.chunks * spec.record_bytes(CHUNK));
+        next[..len].chunks(64).for_each(|line| fetch_near(line.as_ptr()));
     }
     if mean == Mean::Senders {
         // Nobody sent it: 0 / 1.
@@ -220,20 +222,6 @@ fn add(tile: Tile, picks: &Picks, factor: f32, sums: &mut [f32]) {
     } else {
         picks.iter().for_each(|(i, d)| sums[place(tile, i)] += factor * d);
     }
-}
-
-/// Asks for the first `len` bytes, or all that there are.
-fn fetch(bytes: &[u8], len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes[..len.min(bytes.len())].chunks(64) {
-        // SAFETY: every x86-64 has the instruction, and to fetch ahead reads nothing.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, len);
 }
 
 /// Whether a tile's rows are as long as rows of sums; a vector's chunk is cut into such.
@@ -331,10 +319,10 @@ fn outer_avx512<const DIVIDE: u8>(
     let (alpha, by, r) = (_mm512_set1_ps(alpha), _mm512_set1_ps(by), _mm512_set1_ps(1.0 / by));
     for run in 0..runs {
         for i in (0..SIDE).step_by(16) {
-            // SAFETY: inside of all four, by the check above; θ lies on a line's boundary; to fetch ahead reads nothing.
+            // SAFETY: inside of all four, by the check above; θ lies on a line's boundary.
             unsafe {
                 let (here, of) = (run * SIDE + i, run * step + i);
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(here).cast());
+                fetch_far(ahead.wrapping_add(here));
                 let sum_at = sum.as_mut_ptr().add(of);
                 let sum = _mm512_loadu_ps(sum_at);
                 _mm512_storeu_ps(sum_at, _mm512_setzero_ps());

@@ -23,6 +23,7 @@
 
 pub mod cases;
 pub(crate) mod cpu;
+mod cut;
 pub(crate) mod gpu;
 mod matvec;
 pub mod reference;

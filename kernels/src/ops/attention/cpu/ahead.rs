@@ -4,7 +4,7 @@
 //! is copied, and each line of a result when it is written. So lines are asked for a few rows at a time between products,
 //! which take longer than memory does. Nothing is read here, and where a row lies past the end nothing happens.
 
-use crate::ops::matmul::tile::In;
+use crate::{ops::matmul::tile::In, simd::fetch_far};
 
 /// Rows still to be asked for, of several tensors that are cut alike.
 pub(super) struct Ahead {
@@ -47,7 +47,7 @@ impl Ahead {
         for next in &mut self.next[..self.tensors] {
             for _ in 0..rows {
                 for line in (0..self.width).step_by(64) {
-                    fetch(next.wrapping_add(line));
+                    fetch_far(next.wrapping_add(line));
                 }
                 *next = next.wrapping_add(self.apart);
             }
@@ -61,30 +61,4 @@ pub(super) fn address(x: In<'_>, at: usize) -> *const u8 {
         In::F32(x) => x.as_ptr().wrapping_add(at.min(x.len())).cast(),
         In::Bf16(x) => x.as_ptr().wrapping_add(at.min(x.len())).cast(),
     }
-}
-
-/// Asks for one line to come to L2.
-#[inline(always)]
-fn fetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address is allowed, and SSE is part of x86-64.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// Asks for one line to come to L1.
-#[inline(always)]
-pub(super) fn fetch_near(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }

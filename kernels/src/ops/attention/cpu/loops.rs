@@ -4,10 +4,10 @@
 //! exponent x adds, |x|·2⁻²⁴, is no more than what the rounding of a score did.
 
 use super::{
-    ahead::fetch_near,
     lanes::{Also, NONE, Rows, Running, Seen},
     vector::{Vector, narrow},
 };
+use crate::simd::fetch_near;
 use half::bf16;
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -100,7 +100,7 @@ pub(super) unsafe fn write<V: Vector, T: Element>(from: &[f32], by: &[f32], widt
         unsafe {
             let to = to.add(r * ld);
             for c in (0..whole).step_by(V::LANES) {
-                fetch_near(to.wrapping_add(WRITE_AHEAD * ld + c).cast());
+                fetch_near(to.wrapping_add(WRITE_AHEAD * ld + c));
                 T::store(V::load(from.as_ptr().add(c)).mul(V::splat(by)), to.add(c));
             }
             for c in whole..width {
@@ -269,10 +269,10 @@ pub(super) unsafe fn copied<V: Vector>(
             let from = [from.add(r * ld), from.add(second * ld)];
             let to = [to.as_mut_ptr().add(r * to_ld), to.as_mut_ptr().add(second * to_ld)];
             for c in (0..whole).step_by(V::LANES) {
-                fetch_near(to[0].wrapping_add(COPY_AHEAD * to_ld + c).cast());
-                fetch_near(to[1].wrapping_add(COPY_AHEAD * to_ld + c).cast());
-                fetch_near(from[0].wrapping_add(COPY_AHEAD * ld + c).cast());
-                fetch_near(from[1].wrapping_add(COPY_AHEAD * ld + c).cast());
+                fetch_near(to[0].wrapping_add(COPY_AHEAD * to_ld + c));
+                fetch_near(to[1].wrapping_add(COPY_AHEAD * to_ld + c));
+                fetch_near(from[0].wrapping_add(COPY_AHEAD * ld + c));
+                fetch_near(from[1].wrapping_add(COPY_AHEAD * ld + c));
                 let (x, y) = (V::load(from[0].add(c)), V::load(from[1].add(c)));
                 x.store(to[0].add(c));
                 y.store(to[1].add(c));
