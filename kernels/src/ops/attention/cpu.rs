@@ -47,7 +47,7 @@ use super::Dims;
 use crate::{
     ops::matmul::{
         Put,
-        tile::{Dest, In, Kernel, Left, Major, Operand, Precision, kernel},
+        tile::{In, Kernel, Left, Major, Operand, Precision, kernel},
     },
     pool::Parts,
     simd::Level,
@@ -160,26 +160,11 @@ impl Arithmetic {
         put: Put,
         ahead: &mut Ahead,
     ) {
-        let (kernel, mr) = (self.kernel, self.kernel.mr);
-        let panel = kernel.steps(a_k) * mr;
+        let mr = self.kernel.mr;
         // Panels that are longer than the sum are taken one by one.
         let rows = if matches!(a, Left::Panels(_)) && a_k != k { mr } else { 4 * mr };
         for i in (0..m).step_by(rows) {
-            let (c, rows) = (&mut c[i * ldc..], rows.min(m - i));
-            match a {
-                Left::Panels(a) => kernel.block(rows, n, k, &a[i / mr * panel..], b, c, ldc, put),
-                Left::Lying(a) => {
-                    assert!(b.len() >= kernel.b_words(n, k), "attention: a right operand of {} words", b.len());
-                    assert!((rows - 1) * ldc + n <= c.len(), "attention: {rows} by {n}, rows of {ldc}");
-                    let dest = match put {
-                        Put::Set => Dest::Set(c.as_mut_ptr()),
-                        Put::Add => Dest::Add(c.as_mut_ptr()),
-                    };
-                    let a = Left::Lying(a.from(i, 0));
-                    // SAFETY: b and c by the asserts, a by the callee's; `c` is borrowed mutably.
-                    unsafe { kernel.block_to(rows, n, kernel.steps(k), a, b, dest, ldc, None) }
-                }
-            }
+            self.kernel.block(rows.min(m - i), n, k, self.part(a, a_k, i, 0), b, &mut c[i * ldc..], ldc, put);
             ahead.ask();
         }
     }

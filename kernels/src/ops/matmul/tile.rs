@@ -288,13 +288,14 @@ impl Kernel {
         }
     }
 
-    /// c (+)= the product of packed A and packed B, `m` by `n`; k is summed in one go. Rows of c are `ldc` apart.
+    /// c (+)= the product of A, packed or [`Kernel::lies_ready`], and packed B, `m` by `n`; k is summed in one go. Rows of
+    /// c are `ldc` apart.
     pub(crate) fn block(
         &self,
         m: usize,
         n: usize,
         k: usize,
-        a: &[u32],
+        a: Left<'_>,
         b: &[u32],
         c: &mut [f32],
         ldc: usize,
@@ -303,14 +304,18 @@ impl Kernel {
         if m == 0 || n == 0 {
             return;
         }
-        assert!(a.len() >= self.a_words(m, k) && b.len() >= self.b_words(n, k), "matmul: packed operands");
+        let there = match a {
+            Left::Panels(a) => a.len() >= self.a_words(m, k),
+            Left::Lying(a) => self.lies_ready(a, k),
+        };
+        assert!(there && b.len() >= self.b_words(n, k), "matmul: operands of {m} by {k} and {n}");
         assert!((m == 1 || n <= ldc) && (m - 1) * ldc + n <= c.len(), "matmul: a tile of {m} by {n}, rows of {ldc}");
         let dest = match put {
             Put::Set => Dest::Set(c.as_mut_ptr()),
             Put::Add => Dest::Add(c.as_mut_ptr()),
         };
-        // SAFETY: lengths by the asserts above; `c` is borrowed mutably.
-        unsafe { self.block_to(m, n, self.steps(k), Left::Panels(a), b, dest, ldc, None) }
+        // SAFETY: lengths by the asserts above, those of an A that lies by the callee's; `c` is borrowed mutably.
+        unsafe { self.block_to(m, n, self.steps(k), a, b, dest, ldc, None) }
     }
 
     /// Products of up to four rows of A and up to four columns of B, read where they lie, for `matvec`.
