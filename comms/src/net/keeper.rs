@@ -221,17 +221,22 @@ pub(super) async fn reach(net: &Arc<Shared>, peer: PeerId) -> Result<(), NetErro
 mod tests {
     use super::*;
     use crate::Key;
-    use crate::net::{Config, Inbox, Net};
+    use crate::net::{Config, Event, Inbox, Net};
 
     fn net(n: u8) -> (Net, Inbox) {
         let bind = "127.0.0.1:0".parse().unwrap();
         Net::bind(Config { roles: ROLE_BOOTSTRAP, ..Config::new(bind, 1000) }, Key::from_seed([n; 32])).unwrap()
     }
 
+    /// Waits for the next message.
+    async fn message(inbox: &mut Inbox) {
+        while !matches!(inbox.events.recv().await.expect("the network runs"), Event::Message { .. }) {}
+    }
+
     /// Five bytes ask for thirty thousand, and a punch is told to a third: neither may be asked for at a flood's rate.
     #[tokio::test]
     async fn questions_to_the_network_have_a_rate() {
-        let ((a, mut from_a), (b, _from_b), (c, mut from_c)) = (net(1), net(2), net(3));
+        let ((a, mut from_a), (b, mut from_b), (c, mut from_c)) = (net(1), net(2), net(3));
         for net in [&a, &c] {
             net.connect(b.local_addr(), None).await.unwrap();
             while !b.linked(&net.me()) {
@@ -246,18 +251,25 @@ mod tests {
             }
         }
         let sent = |peer: &Net| b.0.state().links[&peer.me()].conn.stats().udp_tx.bytes;
-        let before = (sent(&a), sent(&c));
+        let (before, began) = ((sent(&a), sent(&c)), b.0.start.elapsed());
         for _ in 0..400 {
             ask(&a.0, b.me());
             link::queue(&a.0, b.me(), Frame::PunchAsk { target: c.me() }.to_wire()).unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let after = (sent(&a), sent(&c));
-        // Twenty answers of 11 KB at most; a hundred bytes each for twenty calls.
-        assert!((10_000..400_000).contains(&(after.0 - before.0)), "{} bytes to the asker", after.0 - before.0);
-        assert!(after.1 - before.1 < 20_000, "{} bytes to the third", after.1 - before.1);
+        // A link keeps the order: this comes behind all questions, and what is then sent back behind all answers.
+        link::send(&a.0, b.me(), b"asked").unwrap();
+        message(&mut from_b).await;
+        for (net, inbox) in [(&a, &mut from_a), (&c, &mut from_c)] {
+            link::send(&b.0, net.me(), b"answered").unwrap();
+            message(inbox).await;
+        }
+        let (after, spent) = ((sent(&a), sent(&c)), (b.0.start.elapsed() - began).as_secs_f64());
+        // What the buckets hold, and what they gained meanwhile: answers of 11 KB, and calls of a hundred bytes, which
+        // both hear. Twice that, as a packet may be sent again.
+        let (answers, calls) = (16.0 + spent, 16.0 + 4.0 * spent);
+        let (to_asker, to_third) = ((after.0 - before.0) as f64, (after.1 - before.1) as f64);
+        assert!((10_000.0..22_000.0 * answers + 1000.0 * calls).contains(&to_asker), "{to_asker} bytes in {spent} s");
+        assert!(to_third < 1000.0 * calls, "{to_third} bytes to the third in {spent} s");
         assert!(b.linked(&a.me()) && b.linked(&c.me()));
-        from_a.events.close();
-        from_c.events.close();
     }
 }

@@ -1,10 +1,11 @@
 //! Windows and timers of connections; the table is at the head of the module.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, IdleTimeout, ServerConfig, TransportConfig, VarInt};
+use quinn::{ClientConfig, Connection, IdleTimeout, ServerConfig, TimeSource, TransportConfig, VarInt};
+use tokio::time::Instant;
 
 use super::loss::TolerantConfig;
 
@@ -17,6 +18,17 @@ const LINK_IDLE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * 1024;
+
+/// The clock by which a proof of an address grows old: the one that all else here goes by. The system's may be set while a
+/// proof is on its way, which would turn its owner away; and in virtual time, which a slow machine does not stretch, it
+/// would be the only one that runs.
+struct Steady(Instant);
+
+impl TimeSource for Steady {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.elapsed()
+    }
+}
 
 fn idle(time: Duration) -> IdleTimeout {
     IdleTimeout::try_from(time).expect("under 2^62 ms")
@@ -47,6 +59,7 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>) -> ServerConfig {
     let mut config = ServerConfig::with_crypto(crypto);
     config
         .transport_config(Arc::new(t))
+        .time_source(Arc::new(Steady(Instant::now())))
         // The gate takes each handshake at once; what waits for it is bounded here.
         .max_incoming(1024)
         .incoming_buffer_size(64 * u64::from(KIB))
@@ -88,4 +101,17 @@ pub(super) fn widen(conn: &Connection) {
     conn.set_receive_window(VarInt::from_u32(32 * MIB));
     conn.set_send_window(32 * u64::from(MIB));
     conn.set_max_concurrent_bi_streams(VarInt::from_u32(PIPE_STREAMS));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn proofs_grow_old_by_the_runtimes_clock() {
+        let clock = Steady(Instant::now());
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+    }
 }
