@@ -14,11 +14,13 @@ mod esker;
 mod world;
 
 use esker::{esker, fails};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::{Tally, World};
 
-/// Longest time without a finished round.
+/// Longest time without a finished round, where the soak is asked for by name: what is promised of a machine of one's own.
 const STUCK: Duration = Duration::from_secs(60);
+/// The same among all tests, on a machine that may be anybody's and stand still: a guard against waiting for ever.
+const HANGS: Duration = Duration::from_secs(900);
 /// Owners who also validate; three of four make a quorum.
 const VALIDATORS: usize = 4;
 
@@ -29,12 +31,13 @@ fn setting(name: &str, default: u64) -> u64 {
     }
 }
 
-fn soak(name: &str, seconds: u64) -> (World, Tally) {
+/// For so many seconds, and until `enough` has happened.
+fn soak(name: &str, seconds: u64, stuck: Duration, enough: fn(&Tally) -> bool) -> (World, Tally) {
     let seed = setting("ESKER_SOAK_SEED", 1);
     println!("{name}: {seconds} s, seed {seed}");
     let mut world = World::new(name, seed, VALIDATORS);
-    world.stir(Duration::from_secs(seconds), STUCK);
-    world.settle(STUCK);
+    world.stir(Duration::from_secs(seconds), stuck, enough);
+    world.settle(stuck);
     let tally = world.tally();
     println!("{tally}");
     (world, tally)
@@ -43,12 +46,16 @@ fn soak(name: &str, seconds: u64) -> (World, Tally) {
 /// The short soak; then what a user asks of processes and of what they left.
 #[test]
 fn for_twenty_seconds() {
-    let (mut world, tally) = soak("short", 20);
-    assert!(tally.rounds > 5 && tally.kills > 2, "{tally}");
+    let (mut world, _) = soak("short", 20, HANGS, |tally| tally.rounds > 5 && tally.kills > 2);
 
     let dir = world.dir().to_str().unwrap();
-    let doctor = esker(&["doctor", "--join", world.addr(0), "--dir", dir, "--listen", "127.0.0.1:0"]);
-    assert_eq!(doctor.code, 0, "{}{}", doctor.stdout, doctor.stderr);
+    let ask = || esker(&["doctor", "--join", world.addr(0), "--dir", dir, "--listen", "127.0.0.1:0"]);
+    // A machine that stands still is ill, and the doctor says so: asked again until it finds it well.
+    let (begin, mut doctor) = (Instant::now(), ask());
+    while doctor.code != 0 {
+        assert!(begin.elapsed() < HANGS, "{}{}", doctor.stdout, doctor.stderr);
+        doctor = ask();
+    }
     for what in ["reach", "clock", "version", "rate", "nat", "disk"] {
         assert!(doctor.stdout.lines().any(|line| line.starts_with(&format!("ok   {what}"))), "{}", doctor.stdout);
     }
@@ -58,23 +65,26 @@ fn for_twenty_seconds() {
     // A second process in a folder that one has; that a killed one leaves it free is what the soak did all along.
     fails(&["peer", world.config(), "--dir", world.folder(0)], 3, &["is in use by process", "--dir"]);
 
-    let best = world.best();
+    // The newest that the first owner told; others may be ahead of it.
+    world.catch_up(HANGS);
+    let (_, told) = world.of(0);
     world.end();
     let folder = world.folder(0);
     let text = esker(&["replay", folder]).stdout;
     assert!(text.contains("00001.log") && text.contains("Sealed"), "{text}");
     let rows = esker(&["replay", folder, "--json"]).stdout;
     let rows: Vec<serde_json::Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(rows.iter().any(|row| row["round"] == best && row["root"].is_string()), "round {best} of {}", rows.len());
-    let lines = esker(&["replay", folder, "--lines", "--round", &best.to_string()]).stdout;
-    assert!(lines.contains("accepted") && lines.contains("applied"), "{lines}");
+    assert!(rows.iter().any(|row| row["round"] == told && row["root"].is_string()), "round {told} of {}", rows.len());
+    let lines = esker(&["replay", folder, "--lines", "--round", &told.to_string()]).stdout;
+    let came = lines.contains("applied") || lines.contains("synced");
+    assert!(lines.contains("accepted") && came, "{lines}");
 }
 
 #[test]
 #[ignore = "five minutes; ESKER_SOAK_S says how long"]
 fn for_as_long_as_asked() {
     let seconds = setting("ESKER_SOAK_S", 300);
-    let (_, tally) = soak("long", seconds);
+    let (_, tally) = soak("long", seconds, STUCK, |_| true);
     assert!(tally.rounds > seconds / 10 && tally.kills > seconds / 8, "{tally}");
 }
 
@@ -97,9 +107,9 @@ fn guests_show_an_invitation_and_a_bucket_carries_their_updates() {
     world.start(asked, &["--invite", token.stdout.trim()]);
     // A stranger shows another's invitation, and is turned away.
     world.start(unasked, &["--invite", token.stdout.trim()]);
-    world.counts(asked, 3, STUCK);
+    world.counts(asked, 3, HANGS);
     let best = world.best();
-    world.until(best + 2, STUCK);
+    world.until(best + 2, HANGS);
     assert_eq!(world.of(unasked).0, 0, "an update of an uninvited owner counted");
     assert!(std::fs::read_dir(bucket.join("blobs")).unwrap().count() > 4, "nothing is in the bucket");
     world.end();

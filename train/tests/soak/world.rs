@@ -7,11 +7,11 @@ use esker_train::peers::peer::{Event, KEY, Line};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -142,11 +142,11 @@ impl World {
         pack::pack(texts, &Tokenizer::bytes(), &dir, &PackOptions::default()).unwrap();
         let mut owners = Vec::new();
         let mut keys: Vec<PeerId> = Vec::new();
-        for port in free_ports(validators) {
+        for place in places(validators) {
             let owner = dir.join(format!("owner-{}", owners.len()));
             fs::create_dir_all(&owner).unwrap();
             keys.push(Key::load_or_create(&owner.join(KEY)).unwrap().id());
-            owners.push(Owner::new(owner, format!("127.0.0.1:{port}")));
+            owners.push(Owner::new(owner, place.to_string()));
         }
         keys.sort_unstable();
         let keys: Vec<String> = keys.iter().map(|k| format!("\"{k}\"")).collect();
@@ -210,6 +210,12 @@ impl World {
         (self.owners[i].counted, self.owners[i].told)
     }
 
+    /// Takes what has been told so far.
+    pub fn catch_up(&mut self, stuck: Duration) {
+        self.best_at = Instant::now();
+        self.listen(Instant::now(), stuck);
+    }
+
     /// Listens until round `round` is finished.
     pub fn until(&mut self, round: u64, stuck: Duration) {
         while self.best < round {
@@ -221,12 +227,12 @@ impl World {
         self.best
     }
 
-    /// Starts and kills for `time`; fails where `stuck` passes without a finished round.
-    pub fn stir(&mut self, time: Duration, stuck: Duration) {
+    /// Starts and kills for `time` and until `enough` has happened; fails where `stuck` passes without a finished round.
+    pub fn stir(&mut self, time: Duration, stuck: Duration, enough: fn(&Tally) -> bool) {
         (0..self.validators).for_each(|i| self.start(i, &[]));
         let end = Instant::now() + time;
         let mut minute = Instant::now();
-        while Instant::now() < end {
+        while Instant::now() < end || !enough(&self.tally) {
             let pause = Duration::from_millis(500 + self.below(1500));
             self.listen(Instant::now() + pause, stuck);
             self.act();
@@ -399,14 +405,19 @@ impl Owner {
     }
 }
 
-/// Ports below those that systems hand out, so that nobody takes one while its owner is dead; each is given once, as
-/// worlds are made beside each other.
-fn free_ports(n: usize) -> Vec<u16> {
-    static GIVEN: AtomicU16 = AtomicU16::new(0);
-    let from = 20_000 + (std::process::id() % 10_000) as u16;
-    let next = || from + GIVEN.fetch_add(1, Ordering::Relaxed);
-    let free = |port: &u16| UdpSocket::bind(("127.0.0.1", *port)).is_ok();
-    let ports: Vec<u16> = std::iter::repeat_with(next).take_while(|&port| port < 32_000).filter(free).take(n).collect();
-    assert_eq!(ports.len(), n, "soak: no free ports above {from}");
-    ports
+/// Where so many owners can always be found, though nobody is there while they are dead. Ports below those that systems
+/// hand out, at an address drawn for each world, as others run this test beside us: all of 127.0.0.0/8 is this machine
+/// on Linux, and elsewhere it has to be 127.0.0.1.
+fn places(n: usize) -> Vec<SocketAddr> {
+    let draw = RandomState::new().build_hasher().finish();
+    let [a, b, c, p, q, ..] = draw.to_le_bytes();
+    let from = 20_000 + u16::from_le_bytes([p, q]) % 8_000;
+    let free = |addr: &SocketAddr| UdpSocket::bind(addr).is_ok();
+    let at = |ip: [u8; 4]| (from..32_000).map(move |port| SocketAddr::from((ip, port))).filter(free).take(n).collect();
+    let places: Vec<SocketAddr> = [[127, a | 1, b, 1 + c % 250], [127, 0, 0, 1]]
+        .into_iter()
+        .map(at)
+        .find(|places: &Vec<SocketAddr>| places.len() == n)
+        .unwrap_or_else(|| panic!("soak: no free ports above {from}"));
+    places
 }
