@@ -46,7 +46,8 @@ fn served_until(eos: Vec<u32>, client: impl FnOnce(SocketAddr, &dyn Fn(Request) 
 /// Sends bytes and reads until the connection ends.
 fn send(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut wire = TcpStream::connect(addr).unwrap();
-    wire.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // Against waiting for ever, and no more: an answer takes as long as the machine makes it.
+    wire.set_read_timeout(Some(Duration::from_secs(900))).unwrap();
     // The server may refuse before it has read all.
     let _ = wire.write_all(bytes);
     let mut answer = Vec::new();

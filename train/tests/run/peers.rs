@@ -20,7 +20,13 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Owners that wait for each other.
+/// More time than a test can take: no result here follows from how fast the machine is.
+const DAY_MS: u64 = 86_400_000;
+
+/// A guard against waiting for ever, and no more.
+const HANGS: Duration = Duration::from_secs(900);
+
+/// Owners that wait for each other, however long it takes: no deadline passes, so every update counts.
 const PEERS: &[&str] = &[
     "outer.codec=compact",
     "outer.k=256",
@@ -30,9 +36,9 @@ const PEERS: &[&str] = &[
     "outer.alpha=[{ round = 0, value = 1.0 }]",
     "peers.validators=[]",
     "peers.delay=0",
-    "peers.train_s=30.0",
-    "peers.grace_s=10.0",
-    "peers.collect_s=10.0",
+    "peers.train_s=86400.0",
+    "peers.grace_s=86400.0",
+    "peers.collect_s=86400.0",
     "peers.retry_s=0.05",
     "peers.route=mesh",
     "peers.admission=open",
@@ -205,7 +211,7 @@ fn every_lie_is_turned_away_by_the_protocol() {
     }
     let begin = Instant::now();
     while nodes.iter().any(|node| node.snapshot().applied < ROUNDS) {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", told.lock().unwrap());
+        assert!(begin.elapsed() < HANGS, "{:?}", told.lock().unwrap());
         std::thread::sleep(Duration::from_millis(20));
     }
     for node in nodes {
@@ -257,7 +263,7 @@ fn who_has_no_time_sends_a_shorter_round() {
         let job = TrainJob { run, round: 1, peer, slot: 0, slots: 2, base: round, base_root, budget_ms };
         work.train(&job, &|| false).unwrap()
     };
-    let (short, whole) = (train(0), train(60_000));
+    let (short, whole) = (train(0), train(DAY_MS));
     assert_eq!((short.steps, short.tokens * 3), (1, whole.tokens));
     assert_eq!(whole.steps, 3);
     let check = |made: &Made, steps, tokens| {

@@ -6,7 +6,6 @@ use esker_train::config::{self, Run};
 use esker_train::outer::Layout;
 use esker_train::plan::Plan;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// File, parameters, and where the number comes from besides our own arithmetic.
 const TOTALS: &[(&str, u64)] = &[
@@ -43,9 +42,8 @@ fn every_file_is_in_the_table_and_plans() {
     assert_eq!(names, known);
     for &(name, params) in TOTALS {
         let run = load(name);
-        let start = Instant::now();
+        // A plan takes no memory: the largest of these would not fit.
         let plan = Plan::with_available(&run, Some(24 << 30));
-        assert!(start.elapsed().as_secs() < 1, "{name}: a plan takes no memory and no time");
         assert_eq!(plan.params, params, "{name}");
         assert_eq!(plan.groups.iter().map(|g| g.params).sum::<u64>(), params, "{name}");
         assert_eq!(plan.bytes.values().sum::<usize>() as u64, plan.arena_bytes, "{name}");
