@@ -1,6 +1,7 @@
 //! House rule: nothing allocates inside a step, so no op does.
 //!
-//! The first runs of a case may: a thread that waits for the first time sets up what it waits on.
+//! The first run of a case may: a thread that waits for the first time sets up what it waits on. Others may during any
+//! run: a thread of the pool that the system starts late, the test's harness when a minute is over. An op would in all.
 
 use esker_kernels::{bench, device::Stream};
 use std::{
@@ -31,6 +32,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// Runs of a case at most; the first that takes no memory is the last.
+const RUNS: usize = 5;
+
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
@@ -45,9 +49,16 @@ fn no_op_allocates_inside_enter() {
         let each = |case: &str, run: &mut (dyn FnMut() -> esker_kernels::Result<()> + Send)| {
             let calls = s.enter(|| {
                 run().unwrap();
-                let before = CALLS.load(SeqCst);
-                run().unwrap();
-                CALLS.load(SeqCst) - before
+                let mut fewest = usize::MAX;
+                for _ in 0..RUNS {
+                    let before = CALLS.load(SeqCst);
+                    run().unwrap();
+                    fewest = fewest.min(CALLS.load(SeqCst) - before);
+                    if fewest == 0 {
+                        break;
+                    }
+                }
+                fewest
             });
             assert_eq!(calls, 0, "{} {case} takes memory {calls} times a call", op.name);
         };

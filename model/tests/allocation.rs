@@ -79,9 +79,17 @@ fn allocates_nothing(s: &Stream, cfg: &Config, dtype: DType) {
         };
         // What is made once, on first use, is no part of a step.
         step();
-        let before = ASKED.load(Ordering::Relaxed);
-        (0..10).for_each(|_| step());
-        let asked = ASKED.load(Ordering::Relaxed) - before;
+        let mut ten_steps = || {
+            let before = ASKED.load(Ordering::Relaxed);
+            (0..10).for_each(|_| step());
+            ASKED.load(Ordering::Relaxed) - before
+        };
+        // A thread of the pool that the system starts late allocates once, and so does the test's harness when a minute
+        // is over; a step would in all of these.
+        let mut asked = ten_steps();
+        for _ in 0..4 {
+            asked = if asked > 0 { asked.min(ten_steps()) } else { 0 };
+        }
         assert_eq!(asked, 0, "allocations in ten steps, {dtype}, {} threads", s.threads());
     });
 }

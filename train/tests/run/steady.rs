@@ -55,18 +55,21 @@ fn child() {
         ["train.dtype=f32", "batch.virtual_ranks=1", "train.threads=1", "train.recompute=none"],
         ["train.dtype=bf16", "batch.virtual_ranks=4", "train.threads=2", "train.recompute=block"],
     ] {
-        let sets = [sets.as_slice(), &["validation.every_steps=0", "train.steps=12"]].concat();
+        let sets = [sets.as_slice(), &["validation.every_steps=0", "train.steps=39"]].concat();
         let start = Start::New { run: place.run(&sets), out: place.out() };
         let flag = AtomicBool::new(false);
         let options = Options { stop: &flag, peaks: None, device: Kind::Cpu };
-        let mut seen = [0; 13];
+        let mut seen = [0; 40];
         run::train(start, &options, &mut |event: Event<'_>| {
             if let Event::Step(row) = event {
                 seen[row.step as usize] = CALLS.load(Ordering::Relaxed);
             }
         })
         .unwrap();
-        assert_eq!(seen[4], seen[11], "{sets:?}: calls of the allocator after each step: {seen:?}");
+        // A thread that the system starts late, of the pool or of the loader, allocates once; a step would in each of
+        // these stretches.
+        let still = [4, 12, 20, 28].iter().any(|&from| seen[from] == seen[from + 7]);
+        assert!(still, "{sets:?}: calls of the allocator after each step: {seen:?}");
     }
     println!("counted");
 }
