@@ -12,10 +12,16 @@ pub struct Ran {
     pub stderr: String,
 }
 
+/// What would change the words of the binary, where somebody who runs tests has set it.
+const WORDING: [&str; 3] = ["CARGO", "CLICOLOR_FORCE", "ESKER_LOG"];
+
 /// Runs `esker` with `args`. A panic of it is a failure of the test, whoever calls.
 pub fn esker(args: &[&str]) -> Ran {
-    let out =
-        Command::new(env!("CARGO_BIN_EXE_esker")).args(args).env_remove("CARGO").output().expect("the binary runs");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_esker"));
+    for name in WORDING {
+        command.env_remove(name);
+    }
+    let out = command.args(args).output().expect("the binary runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
     let ran = Ran { code: out.status.code().unwrap_or(-1), stdout: text(out.stdout), stderr: text(out.stderr) };
     assert!(!ran.stderr.contains("panicked"), "{args:?}: {}", ran.stderr);
