@@ -4,7 +4,7 @@ use super::work::{How, Rng};
 use crate::round::{Machine, Record, Time};
 use crate::state::Tree;
 use crate::{Hash, Key, PeerId};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -102,7 +102,8 @@ pub(super) struct Node {
     pub train_ms: Time,
     pub up_free: Time,
     pub down_free: Time,
-    pub links: BTreeSet<usize>,
+    /// Whom it is linked to, ascending.
+    pub links: Vec<usize>,
     /// One's own updates not shown yet.
     pub hidden: Names,
     pub orders: u64,
@@ -114,6 +115,18 @@ pub(super) struct Node {
 }
 
 impl Node {
+    pub fn link(&mut self, other: usize) {
+        if let Err(at) = self.links.binary_search(&other) {
+            self.links.insert(at, other);
+        }
+    }
+
+    pub fn unlink(&mut self, other: usize) {
+        if let Ok(at) = self.links.binary_search(&other) {
+            self.links.remove(at);
+        }
+    }
+
     /// Whether this node gives that blob to anybody.
     pub fn gives(&self, blob: &Hash) -> bool {
         self.machine.is_some() && self.disk.blobs.contains(blob) && !self.hidden.contains(blob)

@@ -184,7 +184,7 @@ impl<W: Work> Sim<W> {
             train_ms,
             up_free: 0,
             down_free: 0,
-            links: BTreeSet::new(),
+            links: Vec::new(),
             hidden: Names::default(),
             orders: 0,
             level_at: None,
@@ -202,8 +202,8 @@ impl<W: Work> Sim<W> {
             links.extend((0..NEIGHBOURS).map(|_| peers[self.rng.below(peers.len() as u64) as usize]));
         }
         for j in links {
-            self.nodes[i].links.insert(j);
-            self.nodes[j].links.insert(i);
+            self.nodes[i].link(j);
+            self.nodes[j].link(i);
         }
         self.start(i);
     }
@@ -223,8 +223,7 @@ impl<W: Work> Sim<W> {
         node.machine = Some(machine);
         self.alive.insert(i);
         self.obey(i, out);
-        let links: Vec<usize> = self.nodes[i].links.iter().copied().collect();
-        for j in links {
+        for j in self.nodes[i].links.clone() {
             if self.nodes[j].machine.is_some() && self.reach(i, j) {
                 self.connect(i, j);
             }
@@ -252,7 +251,7 @@ impl<W: Work> Sim<W> {
             let after = DETECT_MS.0 + self.rng.below(DETECT_MS.1);
             self.push(self.now + after, j, What::Lost { peer: i, life: id_life });
             if forever {
-                self.nodes[j].links.remove(&i);
+                self.nodes[j].unlink(i);
             }
         }
         if forever {

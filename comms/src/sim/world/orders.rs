@@ -99,13 +99,14 @@ impl<W: Work> Sim<W> {
     }
 
     pub(super) fn flood(&mut self, i: usize, to: Whom, msg: &Msg) {
-        let first = self.config.validators;
-        let is = |j: &usize| match to {
-            Whom::All => true,
-            Whom::Validators => *j < first,
-            Whom::Mesh => *j >= first,
-        };
-        let targets: Vec<usize> = self.nodes[i].links.iter().copied().filter(is).collect();
+        let links = &self.nodes[i].links;
+        let (validators, mesh) = links.split_at(links.partition_point(|j| *j < self.config.validators));
+        let targets = match to {
+            Whom::All => links,
+            Whom::Validators => validators,
+            Whom::Mesh => mesh,
+        }
+        .to_vec();
         let second = match (self.nodes[i].liar, msg.body()) {
             (Some(Script::Equivocate), Body::Commit(commit)) => {
                 let other = Commit { blob: Hash::of(&commit.blob.0), ..commit.clone() };
@@ -184,7 +185,6 @@ impl<W: Work> Sim<W> {
     pub(super) fn fetch(&mut self, i: usize, wants: &[Want]) {
         let now_us = self.now * 1000;
         let (mut got, mut lacking, mut last) = (Vec::new(), Vec::new(), now_us);
-        let links: Vec<usize> = self.nodes[i].links.iter().copied().collect();
         let mut asked = Vec::with_capacity(4);
         for want in wants {
             if self.nodes[i].disk.blobs.contains(&want.blob) {
@@ -195,6 +195,7 @@ impl<W: Work> Sim<W> {
             asked.clear();
             asked.extend((0..2).map(|_| self.rng.below(self.config.validators as u64) as usize));
             asked.extend(self.names.get(&want.from));
+            let links = &self.nodes[i].links;
             if !links.is_empty() {
                 asked.push(links[self.rng.below(links.len() as u64) as usize]);
             }
