@@ -114,17 +114,9 @@ impl Folder {
     }
 }
 
-/// The newest run in `out`, of that name or of any.
-pub fn latest(out: &Path, name: Option<&str>) -> Option<PathBuf> {
-    if let Some(name) = name {
-        return numbered(out, name).pop().map(|(_, path)| path);
-    }
-    let entries = fs::read_dir(out).ok()?.filter_map(Result::ok);
-    let runs = entries.filter_map(|e| {
-        let made = fs::metadata(e.path().join(CONFIG)).ok()?.modified().ok()?;
-        Some((made, e.path()))
-    });
-    runs.max().map(|(_, path)| path)
+/// The newest run of `name` in `out`.
+pub fn latest(out: &Path, name: &str) -> Option<PathBuf> {
+    numbered(out, name).pop().map(|(_, path)| path)
 }
 
 /// The runs of `name` in `out`, by number.
@@ -173,7 +165,7 @@ mod tests {
         let second = Folder::create(dir.path(), &run).unwrap();
         assert!(first.path().ends_with("quickstart-001") && second.path().ends_with("quickstart-002"));
         assert!(matches!(Folder::open(first.path()), Err(FolderError::Locked { .. })));
-        assert_eq!(latest(dir.path(), Some("quickstart")).unwrap(), second.path());
+        assert_eq!(latest(dir.path(), "quickstart").unwrap(), second.path());
         let path = first.path().to_path_buf();
         drop(first);
         Folder::open(&path).unwrap();

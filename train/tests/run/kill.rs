@@ -92,7 +92,7 @@ impl Process {
 
     fn folder(&self) -> Option<PathBuf> {
         // By its name: one that is not yet whole lies beside it under another.
-        self.resumed.clone().or_else(|| folder::latest(&self.out, Some("tiny")))
+        self.resumed.clone().or_else(|| folder::latest(&self.out, "tiny"))
     }
 
     /// Waits for a change in its lines, or for its end.
