@@ -40,14 +40,7 @@ impl Store {
     }
 
     /// Takes up the files of one name, or deletes them.
-    pub(super) fn take_up(
-        &self,
-        name: Hash,
-        blob: bool,
-        part: bool,
-        map: bool,
-        found: &mut Found,
-    ) -> Result<(), StoreError> {
+    fn take_up(&self, name: Hash, blob: bool, part: bool, map: bool, found: &mut Found) -> Result<(), StoreError> {
         let journal = if map { self.read_map(name)? } else { None };
         if blob {
             let path = self.path(&name, "blob");
@@ -56,7 +49,7 @@ impl Store {
             let entry = match known {
                 Some(j) => Some((j.keep, j.outline.expect("just seen"))),
                 // Without a journal the blob must prove its name anew.
-                None => match File::open(&path).and_then(|f| name_of(f, |_, _| Ok(()))) {
+                None => match File::open(&path).and_then(name_of) {
                     Ok((n, _, outline)) if n == name => Some((0, outline)),
                     Ok(_) => None,
                     Err(e) => return Err(self.fault(&path, e)),
@@ -117,11 +110,8 @@ impl Store {
     }
 }
 
-/// Names what a reader holds, and shows each chunk on the way.
-pub(super) fn name_of(
-    mut from: impl Read,
-    mut each: impl FnMut(u32, &[u8]) -> io::Result<()>,
-) -> io::Result<(Hash, u64, Outline)> {
+/// Names what a file holds.
+fn name_of(mut from: File) -> io::Result<(Hash, u64, Outline)> {
     let mut namer = Namer::default();
     let mut chunk = vec![0; CHUNK];
     for i in 0..=tree::CHUNKS_MAX {
@@ -140,7 +130,6 @@ pub(super) fn name_of(
         if i == tree::CHUNKS_MAX {
             break;
         }
-        each(i, &chunk[..filled])?;
         namer.push(&chunk[..filled]);
         if filled < CHUNK {
             return Ok(namer.done());
