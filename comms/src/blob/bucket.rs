@@ -1,26 +1,19 @@
-//! Blobs by way of a bucket: a store of objects that need not be trusted.
+//! Stores of objects that need not be trusted: what a bucket must be able to do, and one in a folder.
 //!
-//! A blob is two objects: `blobs/NAME`, its bytes, and `blobs/NAME.outline`, the leaves of its tree. Both are written
-//! once, only if absent, the outline last: what has an outline is whole. Who fetches reads the outline, checks it
-//! against the name, and then ranges of up to 16 MiB, each MiB checked against the outline; a killed fetch goes on where
-//! it was. The bucket's clock is nobody's deadline.
-//!
-//! `Folder` is a bucket in a folder that several machines mount. The feature `bucket` adds S3, Google Cloud Storage
-//! and Azure (`Remote`).
+//! An object is written once, only if absent, and appears whole. `Folder` is a bucket in a folder that several machines
+//! mount; the feature `bucket` adds S3, Google Cloud Storage and Azure (`Remote`). How a blob lies in a bucket is said in
+//! `route/bucket.rs`.
 
 #[cfg(feature = "bucket")]
 mod remote;
 
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::off;
-use super::route::{Boxed, RouteError};
-use super::store::{Put, Store, StoreError};
-use super::tree::{CHUNK, Outline, chunks};
-use crate::hash::Hash;
+use super::{Boxed, blocking};
 
 #[cfg(feature = "bucket")]
 pub use remote::Remote;
@@ -61,21 +54,22 @@ pub enum BucketError {
     },
 }
 
-/// A store of objects by key.
+/// What a bucket answers.
+pub type Answer<'a, T> = Boxed<'a, Result<T, BucketError>>;
+
+/// Gives an object's bytes from a place on, as many as it likes and one at least; never asked at the end. May block.
+pub type Parts = Arc<dyn Fn(u64) -> Result<Vec<u8>, BucketError> + Send + Sync>;
+
+/// A store of objects by key. No answer holds the thread that waits for it.
 pub trait Objects: Send + Sync {
     /// The bytes of `range`: as many as asked for, or an error.
-    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Boxed<'a, Result<Vec<u8>, BucketError>>;
+    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Answer<'a, Vec<u8>>;
 
-    /// Writes an object unless there is one. `parts` come in order and are the whole.
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        size: u64,
-        part: &'a mut (dyn FnMut(u64) -> Result<Vec<u8>, BucketError> + Send),
-    ) -> Boxed<'a, Result<(), BucketError>>;
+    /// Writes an object of `size` bytes unless there is one.
+    fn put<'a>(&'a self, key: &'a str, size: u64, parts: Parts) -> Answer<'a, ()>;
 
     /// Whether there is such an object.
-    fn has<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<bool, BucketError>>;
+    fn has<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
 }
 
 /// The bucket that `url` names: a folder (`file:///mnt/run`, or a path), or with the feature `bucket` `s3://BUCKET/PREFIX`,
@@ -101,80 +95,6 @@ pub fn open(url: &str) -> Result<Arc<dyn Objects>, BucketError> {
     }
 }
 
-/// Bytes of one range.
-const RANGE: u64 = 16 * CHUNK as u64;
-
-fn keys(name: &Hash) -> (String, String) {
-    (format!("blobs/{name}"), format!("blobs/{name}.outline"))
-}
-
-pub(super) async fn publish(store: &Arc<Store>, bucket: &dyn Objects, name: Hash) -> Result<(), RouteError> {
-    let absent = RouteError::Absent { name };
-    let size = store.size(&name).filter(|_| store.is_whole(&name)).ok_or(absent.clone())?;
-    let outline = store.outline(&name).ok_or(absent)?;
-    let (blob, leaves) = keys(&name);
-    if bucket.has(&leaves).await.map_err(Arc::new)? {
-        return Ok(());
-    }
-    let mut part = |at: u64| {
-        let why = |why: String| BucketError::Service { key: blob.clone(), why };
-        let chunk = store.read(&name, (at / CHUNK as u64) as u32).map_err(|e| why(e.to_string()))?;
-        chunk.ok_or_else(|| why("it was pruned".into()))
-    };
-    bucket.put(&blob, size, &mut part).await.map_err(Arc::new)?;
-    let mut whole = |_| Ok(outline.bytes().to_vec());
-    bucket.put(&leaves, outline.bytes().len() as u64, &mut whole).await.map_err(Arc::new)?;
-    Ok(())
-}
-
-pub(super) async fn fetch(store: &Arc<Store>, bucket: &dyn Objects, name: Hash, size: u64) -> Result<(), RouteError> {
-    let (blob, leaves) = keys(&name);
-    if !bucket.has(&leaves).await.map_err(Arc::new)? {
-        return Err(Arc::new(BucketError::Absent { key: blob }).into());
-    }
-    if store.outline(&name).is_none() {
-        let bytes = bucket.get(&leaves, 0..Outline::len_for(size) as u64).await.map_err(Arc::new)?;
-        let good = off(store, move |s| s.put_outline(&name, &bytes)).await.map_err(Arc::new)?;
-        if !good {
-            return Err(Arc::new(BucketError::Lie { key: leaves, at: 0 }).into());
-        }
-    }
-    let len = chunks(size);
-    let mut i = 0;
-    while i < len {
-        let Some(have) = store.have(&name) else { return Err(RouteError::Absent { name }) };
-        if have.get(i) {
-            i += 1;
-            continue;
-        }
-        let run = (i..len).take((RANGE / CHUNK as u64) as usize).take_while(|j| !have.get(*j)).count() as u32;
-        let at = u64::from(i) * CHUNK as u64;
-        let end = (at + u64::from(run) * CHUNK as u64).min(size);
-        let bytes = bucket.get(&blob, at..end).await.map_err(Arc::new)?;
-        if bytes.len() as u64 != end - at {
-            let why = format!("{} bytes for a range of {}", bytes.len(), end - at);
-            return Err(Arc::new(BucketError::Service { key: blob, why }).into());
-        }
-        let first = i;
-        let put = off(store, move |s| put_range(s, &name, first, &bytes));
-        if let Some(n) = put.await.map_err(Arc::new)? {
-            return Err(Arc::new(BucketError::Lie { key: blob, at: at + n * CHUNK as u64 }).into());
-        }
-        i += run;
-    }
-    Ok(())
-}
-
-/// Puts chunks from `first` on; says which was the first lie.
-fn put_range(store: &Store, name: &Hash, first: u32, bytes: &[u8]) -> Result<Option<u64>, StoreError> {
-    for (n, piece) in bytes.chunks(CHUNK).enumerate() {
-        if store.put(name, first + n as u32, piece)? == Put::Lie {
-            return Ok(Some(n as u64));
-        }
-    }
-    Ok(None)
-}
-
 /// A bucket in a folder.
 #[derive(Debug, Clone)]
 pub struct Folder {
@@ -187,60 +107,83 @@ impl Folder {
         Folder { root: root.into() }
     }
 
-    fn fault(key: &str, e: &io::Error) -> BucketError {
-        match e.kind() {
-            io::ErrorKind::NotFound => BucketError::Absent { key: key.into() },
-            _ => BucketError::Service { key: key.into(), why: e.to_string() },
-        }
+    /// Runs `f` on the path of `key`, off the thread that waits: what is mounted may answer as slowly as a network does.
+    fn at<'a, T: Send + 'static>(
+        &'a self,
+        key: &'a str,
+        f: impl FnOnce(&Path, &dyn Fn(io::Error) -> BucketError) -> Result<T, BucketError> + Send + 'static,
+    ) -> Answer<'a, T> {
+        let (path, key) = (self.root.join(key), key.to_string());
+        Box::pin(blocking(move || f(&path, &|e| fault(&key, &e))))
+    }
+}
+
+fn fault(key: &str, e: &io::Error) -> BucketError {
+    match e.kind() {
+        io::ErrorKind::NotFound => BucketError::Absent { key: key.into() },
+        _ => BucketError::Service { key: key.into(), why: e.to_string() },
     }
 }
 
 impl Objects for Folder {
-    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Boxed<'a, Result<Vec<u8>, BucketError>> {
-        Box::pin(async move {
+    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Answer<'a, Vec<u8>> {
+        self.at(key, move |path, fault| {
             let read = || {
-                let mut file = std::fs::File::open(self.root.join(key))?;
+                let mut file = File::open(path)?;
                 file.seek(SeekFrom::Start(range.start))?;
                 let mut out = Vec::new();
                 file.take(range.end - range.start).read_to_end(&mut out)?;
                 Ok(out)
             };
-            read().map_err(|e| Folder::fault(key, &e))
+            read().map_err(fault)
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        size: u64,
-        part: &'a mut (dyn FnMut(u64) -> Result<Vec<u8>, BucketError> + Send),
-    ) -> Boxed<'a, Result<(), BucketError>> {
-        Box::pin(async move {
-            let path = self.root.join(key);
-            let fault = |e: io::Error| Folder::fault(key, &e);
-            std::fs::create_dir_all(path.parent().expect("keys have a folder")).map_err(fault)?;
-            // Two writers write aside under names of their own; the link takes one of them.
-            let aside = self.root.join(format!("{key}.{}-{:p}", std::process::id(), &raw const *part));
-            let mut file = std::fs::File::create(&aside).map_err(fault)?;
-            let mut at = 0;
-            while at < size {
-                let bytes = part(at)?;
-                file.write_all(&bytes).map_err(fault)?;
-                at += bytes.len() as u64;
-            }
-            file.sync_all().map_err(fault)?;
-            let linked = std::fs::hard_link(&aside, &path);
-            std::fs::remove_file(&aside).map_err(fault)?;
-            match linked {
+    fn put<'a>(&'a self, key: &'a str, size: u64, parts: Parts) -> Answer<'a, ()> {
+        self.at(key, move |path, fault| {
+            let dir = path.parent().expect("keys have a folder");
+            fs::create_dir_all(dir).map_err(fault)?;
+            // Two writers, on whatever machines, write aside under names of their own; the link takes one of them.
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{:016x}", draw()));
+            let aside = PathBuf::from(name);
+            let written = write_aside(&aside, size, &parts, fault);
+            let linked = written.and_then(|()| match fs::hard_link(&aside, path) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(fault(e)),
-                _ => Ok(()),
-            }
+                _ => File::open(dir).and_then(|dir| dir.sync_all()).map_err(fault),
+            });
+            // What is left aside by a failure costs room alone, and the failure is what counts.
+            let _ = fs::remove_file(&aside);
+            linked
         })
     }
 
-    fn has<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<bool, BucketError>> {
-        Box::pin(async move { self.root.join(key).try_exists().map_err(|e| Folder::fault(key, &e)) })
+    fn has<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+        self.at(key, |path, fault| path.try_exists().map_err(fault))
     }
+}
+
+fn write_aside(
+    aside: &Path,
+    size: u64,
+    parts: &Parts,
+    fault: &dyn Fn(io::Error) -> BucketError,
+) -> Result<(), BucketError> {
+    let mut file = File::options().write(true).create_new(true).open(aside).map_err(fault)?;
+    let mut at = 0;
+    while at < size {
+        let bytes = parts(at)?;
+        file.write_all(&bytes).map_err(fault)?;
+        at += bytes.len() as u64;
+    }
+    file.sync_all().map_err(fault)
+}
+
+/// A number that no other writer has.
+fn draw() -> u64 {
+    let mut bytes = [0; 8];
+    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).expect("the system draws numbers");
+    u64::from_le_bytes(bytes)
 }
 
 #[cfg(test)]
@@ -263,5 +206,36 @@ mod tests {
         assert!(refused("s3://run/of/ours").contains("--features bucket"));
         #[cfg(feature = "bucket")]
         assert!(refused("s3:///of/ours").contains("names no bucket"));
+    }
+
+    /// A folder once wrote, and waited for the disk, on the network's own thread: links went while a large update was on
+    /// its way.
+    #[tokio::test]
+    async fn a_folder_holds_nobody_while_it_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let bucket = open(dir.path().to_str().unwrap()).unwrap();
+        let (told, tells) = std::sync::mpsc::channel();
+        let tells = std::sync::Mutex::new(tells);
+        // Nothing is to be had before another task of the same thread has had its turn.
+        let parts: Parts = Arc::new(move |at| {
+            let word = tells.lock().unwrap().recv_timeout(std::time::Duration::from_secs(10));
+            word.map_err(|e| BucketError::Service { key: "x".into(), why: e.to_string() })?;
+            Ok(vec![at as u8; 2])
+        });
+        let other = async {
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+                told.send(()).unwrap();
+            }
+        };
+        tokio::join!(bucket.put("blobs/x", 6, parts.clone()), other).0.unwrap();
+        assert_eq!(bucket.get("blobs/x", 1..6).await.unwrap(), [0, 2, 2, 4, 4]);
+        // Who comes later changes nothing, and nothing is left aside by either, nor by one whose bytes end early.
+        let zeros: Parts = Arc::new(|_| Ok(vec![0; 6]));
+        bucket.put("blobs/x", 6, zeros).await.unwrap();
+        assert_eq!(bucket.get("blobs/x", 0..1).await.unwrap(), [0]);
+        assert!(bucket.put("blobs/y", 6, Arc::new(|_| Err(BucketError::Absent { key: "y".into() }))).await.is_err());
+        assert!(bucket.has("blobs/x").await.unwrap() && !bucket.has("blobs/y").await.unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 1);
     }
 }

@@ -4,7 +4,8 @@
 //! - `store.rs`, `map.rs`: on disk, with a journal and a quota;
 //! - `plan.rs`: which chunk to ask of whom, pure;
 //! - `ask.rs`, `serve.rs`, `fetch.rs`: over pipes;
-//! - `route.rs`, `bucket.rs`: by which way a blob goes out and comes in.
+//! - `bucket.rs`: stores of objects: folders, and services;
+//! - `route.rs`, `route/bucket.rs`: by which way a blob goes out and comes in.
 //!
 //! The size of a blob is computed by who wants it, from the run's spec or a signed message. No length from a source
 //! is believed, no memory is taken for one, and each MiB is checked as it arrives.
@@ -25,7 +26,20 @@ pub use route::{Route, RouteError};
 pub use store::{Put, Store, StoreError};
 pub use tree::{BLOB_MAX, CHUNK};
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+
+/// A future in a box, since a trait object returns it.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Runs what blocks off the thread of the network.
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(value) => value,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}
 
 /// Runs a call that blocks on the disk, off the thread of the network when there is a disk.
 pub(crate) async fn off<T: Send + 'static>(store: &Arc<Store>, f: impl FnOnce(&Store) -> T + Send + 'static) -> T {
@@ -33,8 +47,5 @@ pub(crate) async fn off<T: Send + 'static>(store: &Arc<Store>, f: impl FnOnce(&S
         return f(store);
     }
     let store = store.clone();
-    match tokio::task::spawn_blocking(move || f(&store)).await {
-        Ok(value) => value,
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
-    }
+    blocking(move || f(&store)).await
 }

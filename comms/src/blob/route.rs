@@ -9,15 +9,15 @@
 //! Uplink per peer and round, for N peers and updates of S bytes: mesh S·(N−1) on average, seeded and bucket S. A run
 //! may use several at once: the store does not ask where a chunk came from.
 
-use std::future::Future;
-use std::pin::Pin;
+mod bucket;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Boxed;
 use super::ask::{Ask, Request, Status};
 use super::bucket::BucketError;
 use super::fetch::{FetchError, Fetcher, ask};
-use super::off;
 use super::plan::Priority;
 use super::store::{Store, StoreError};
 use super::tree::{Bits, chunks};
@@ -25,8 +25,7 @@ use crate::hash::Hash;
 use crate::key::PeerId;
 use crate::net::Net;
 
-/// A future in a box, since a trait object returns it.
-pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub use bucket::Bucket;
 
 /// Why a route did not carry a blob.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -173,40 +172,6 @@ impl Route for Seeded {
                 self.seeders.iter().for_each(|s| self.fetcher.holds(w.name, *s, false));
             };
             Ok(tokio::join!(come, tell).0?)
-        })
-    }
-}
-
-/// By way of a bucket.
-pub struct Bucket {
-    /// The store.
-    pub store: Arc<Store>,
-    /// The bucket.
-    pub bucket: Arc<dyn super::bucket::Objects>,
-}
-
-impl Route for Bucket {
-    fn name(&self) -> &'static str {
-        "bucket"
-    }
-
-    fn publish(&self, name: Hash) -> Boxed<'_, Result<(), RouteError>> {
-        Box::pin(super::bucket::publish(&self.store, &*self.bucket, name))
-    }
-
-    fn fetch(&self, want: Want) -> Boxed<'_, Result<(), RouteError>> {
-        Box::pin(async move {
-            let Want { name, size, keep, .. } = want;
-            off(&self.store, move |s| s.begin(name, size, keep)).await.map_err(Arc::new)?;
-            loop {
-                match super::bucket::fetch(&self.store, &*self.bucket, name, size).await {
-                    // Its maker is writing it: the caller says how long to wait.
-                    Err(RouteError::Bucket(e)) if matches!(*e, BucketError::Absent { .. }) => {
-                        tokio::time::sleep(POLL).await;
-                    }
-                    other => return other,
-                }
-            }
         })
     }
 }

@@ -3,7 +3,8 @@
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
 
-use super::{Arc, Boxed, BucketError, Objects, Range};
+use super::{Answer, Arc, BucketError, Objects, Parts, Range};
+use crate::blob::blocking;
 
 /// The service behind a URL's scheme.
 pub(super) fn open(url: &str, scheme: &str, rest: &str) -> Result<Arc<dyn Objects>, BucketError> {
@@ -50,7 +51,7 @@ fn fault(key: &str, e: Error) -> BucketError {
 }
 
 impl Objects for Remote {
-    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Boxed<'a, Result<Vec<u8>, BucketError>> {
+    fn get<'a>(&'a self, key: &'a str, range: Range<u64>) -> Answer<'a, Vec<u8>> {
         Box::pin(async move {
             if range.is_empty() {
                 return Ok(Vec::new());
@@ -60,18 +61,17 @@ impl Objects for Remote {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        key: &'a str,
-        size: u64,
-        part: &'a mut (dyn FnMut(u64) -> Result<Vec<u8>, BucketError> + Send),
-    ) -> Boxed<'a, Result<(), BucketError>> {
+    fn put<'a>(&'a self, key: &'a str, size: u64, parts: Parts) -> Answer<'a, ()> {
         Box::pin(async move {
             let path = self.path(key);
+            let part = |at| {
+                let parts = parts.clone();
+                blocking(move || parts(at))
+            };
             if size <= ONE_PUT_MAX {
                 let mut bytes = Vec::with_capacity(size as usize);
                 while (bytes.len() as u64) < size {
-                    bytes.extend(part(bytes.len() as u64)?);
+                    bytes.extend(part(bytes.len() as u64).await?);
                 }
                 let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
                 return match self.store.put_opts(&path, PutPayload::from(bytes), options).await {
@@ -84,7 +84,7 @@ impl Objects for Remote {
             let mut writer = WriteMultipart::new_with_chunk_size(upload, 16 << 20);
             let mut at = 0;
             while at < size {
-                let bytes = part(at)?;
+                let bytes = part(at).await?;
                 at += bytes.len() as u64;
                 writer.wait_for_capacity(4).await.map_err(|e| fault(key, e))?;
                 writer.write(&bytes);
@@ -93,7 +93,7 @@ impl Objects for Remote {
         })
     }
 
-    fn has<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<bool, BucketError>> {
+    fn has<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
         Box::pin(async move {
             match self.store.head(&self.path(key)).await {
                 Ok(_) => Ok(true),
