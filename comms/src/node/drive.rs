@@ -176,7 +176,7 @@ impl Driver {
         };
         let stop_to = Arc::new(AtomicU64::new(0));
         let hands = Hands { spec: spec.clone(), work, store: store.clone(), rules, news, stop_to };
-        let (train, state, threads) = start_threads(&hands)?;
+        let (train, state, threads) = threads::start(&hands)?;
         let held = store.list().into_iter().filter(|(_, _, whole)| *whole).map(|(name, ..)| name).collect();
         let recovered = Recovered { applied, root, records, held };
         let mut first = Vec::new();
@@ -279,7 +279,7 @@ impl Driver {
             News::Fact(fact) => {
                 if let Fact::Folded { round, .. } | Fact::Synced { round, .. } = fact {
                     self.applied.store(round, Ordering::Relaxed);
-                    self.store.prune(round)?;
+                    self.prune(round);
                     self.journal.shorten(&self.spec, keep_from(&self.spec, round))?;
                 }
                 fact
@@ -300,6 +300,16 @@ impl Driver {
         };
         self.step(now, fact, orders);
         Ok(())
+    }
+
+    /// Deletes what no round from `round` on needs, beside this thread: an old checkpoint is thousands of files.
+    fn prune(&self, round: u64) {
+        let (store, news) = (self.store.clone(), self.hands.news.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = store.prune(round) {
+                let _ = news.send(News::Broken(e.into()));
+            }
+        });
     }
 
     fn task(&self, task: Task) {
@@ -470,20 +480,6 @@ async fn tell_liars(mut liars: mpsc::UnboundedReceiver<(PeerId, Hash)>) {
     while let Some((peer, blob)) = liars.recv().await {
         tracing::warn!(target: "esker::peer", %peer, %blob, "it sent bytes that are not the blob's");
     }
-}
-
-type Threads = (std_mpsc::Sender<TrainJob>, std_mpsc::Sender<Task>, Vec<std::thread::JoinHandle<()>>);
-
-fn start_threads(hands: &Hands) -> Result<Threads, NodeError> {
-    let (train, jobs) = std_mpsc::channel();
-    let (state, tasks) = std_mpsc::channel();
-    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name.into()).spawn(body).map_err(NodeError::Thread)
-    };
-    let (a, b) = (hands.clone(), hands.clone());
-    let one = spawn("esker-train", Box::new(move || threads::train(&a, &jobs)))?;
-    let two = spawn("esker-state", Box::new(move || threads::state(&b, &tasks)))?;
-    Ok((train, state, vec![one, two]))
 }
 
 /// Whether an event ends a round, for the board.

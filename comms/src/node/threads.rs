@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
@@ -47,7 +48,43 @@ impl Hands {
     }
 }
 
-pub(super) fn train(hands: &Hands, jobs: &std_mpsc::Receiver<TrainJob>) {
+/// How to reach them, and what to wait for at the end.
+pub(super) type Threads = (std_mpsc::Sender<TrainJob>, std_mpsc::Sender<Task>, Vec<JoinHandle<()>>);
+
+/// Starts both; they end when their channels do.
+pub(super) fn start(hands: &Hands) -> Result<Threads, NodeError> {
+    let (to_train, one) = spawn(hands, "esker-train", train)?;
+    let (to_state, two) = spawn(hands, "esker-state", state)?;
+    Ok((to_train, to_state, vec![one, two]))
+}
+
+fn spawn<T: Send + 'static>(
+    hands: &Hands,
+    name: &'static str,
+    body: fn(&Hands, &std_mpsc::Receiver<T>),
+) -> Result<(std_mpsc::Sender<T>, JoinHandle<()>), NodeError> {
+    let (tasks, taken) = std_mpsc::channel();
+    let hands = hands.clone();
+    let run = move || {
+        let _last = Last(&hands.news, name);
+        body(&hands, &taken);
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run).map_err(NodeError::Thread)?;
+    Ok((tasks, thread))
+}
+
+/// The last word of a thread that panics: the process ends with it, and does not go on as if it had a slow one.
+struct Last<'a>(&'a mpsc::UnboundedSender<News>, &'static str);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(News::Broken(NodeError::Work { what: self.1, why: "the thread panicked".into() }));
+        }
+    }
+}
+
+fn train(hands: &Hands, jobs: &std_mpsc::Receiver<TrainJob>) {
     for job in jobs.iter() {
         let round = job.round;
         let stop = || hands.stop_to.load(Ordering::Acquire) >= round;
@@ -90,7 +127,7 @@ pub(super) enum Task {
     Mend { round: u64, root: Hash, leaves: Vec<(u64, Hash)> },
 }
 
-pub(super) fn state(hands: &Hands, tasks: &std_mpsc::Receiver<Task>) {
+fn state(hands: &Hands, tasks: &std_mpsc::Receiver<Task>) {
     for task in tasks.iter() {
         let done = match task {
             Task::Check { blob, expect } => check(hands, blob, &expect),

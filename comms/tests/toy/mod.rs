@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use esker_comms::net::backoff::Jitter;
@@ -12,10 +12,7 @@ use esker_comms::node::{Made, TrainJob, Work};
 use esker_comms::round::{Expect, Part, Picks, Signs, Sound};
 use esker_comms::state::{Leaves, Tree};
 use esker_comms::wire::Reason;
-use esker_comms::{
-    Admission, Codec, Hash, Inner, Key, Knot, LEAF_BYTES, Limits, Mean, Outer, PROTOCOL, PeerId, Protocol, RunSpec,
-    Shape, Times,
-};
+use esker_comms::{Hash, Key, LEAF_BYTES, Limits, Outer, PeerId, RunSpec, Shape, Times};
 
 const SHAPES: [Shape; 2] = [Shape { rows: 4, cols: 70_000 }, Shape { rows: 1, cols: 20_000 }];
 const VALUES: usize = 300_000;
@@ -28,44 +25,22 @@ pub fn key(n: u8) -> Key {
 }
 
 pub fn spec(validators: &[PeerId], slots: u32) -> RunSpec {
-    let mut validators = validators.to_vec();
-    validators.sort_unstable();
+    let usual = esker_comms::sim::spec(validators);
     let mut spec = RunSpec {
         name: "toy".into(),
-        protocol: Protocol { min: PROTOCOL, max: PROTOCOL },
-        model: Hash::of(b"model"),
-        data: Hash::of(b"data"),
-        genesis: Hash::NONE,
         tensors: SHAPES.to_vec(),
-        inner: Inner { steps: 30, windows: 8, tokens: 1 << 16 },
-        outer: Outer {
-            tile: 4096,
-            k: 16,
-            codec: Codec::Ours,
-            mean: Mean::Peers,
-            beta: 0.95,
-            alpha: vec![Knot { round: 0, alpha: 1.0 }],
-        },
+        outer: Outer { tile: 4096, ..usual.outer },
         blob_bytes: UPDATE as u64,
-        delay: 0,
         times: Times { train_ms: 1500, grace_ms: 500, collect_ms: 1500, attempt_ms: 1000, retry_ms: 300 },
-        quorum: (validators.len() * 2 / 3 + 1) as u16,
-        validators,
-        admission: Admission::Open,
         limits: Limits {
             rounds: 1 << 20,
             slots,
             contributors: slots,
-            peers_min: 1,
-            probation_rounds: 0,
             behind_rounds: 3,
             checkpoint_rounds: 4,
-            norm_ratio: 10.0,
-            overlap_max: 0.4,
-            agreement_min: 0.0,
-            age_ratio: 0.0,
+            ..usual.limits
         },
-        seed: 1,
+        ..usual
     };
     spec.genesis = Tree::of(&spec, &Values(&vec![0.0; VALUES])).root();
     spec
@@ -100,6 +75,8 @@ pub struct Toy {
     settled: Mutex<(u64, Hash)>,
     train: Duration,
     pub trained: AtomicU64,
+    /// Panics at the next fold.
+    pub broken: AtomicBool,
 }
 
 impl Toy {
@@ -115,7 +92,8 @@ impl Toy {
             }
             Err(_) => ((0, spec.genesis), vec![0.0; VALUES]),
         };
-        Toy { file, values: Mutex::new(values), settled: Mutex::new(settled), train, trained: AtomicU64::new(0) }
+        let (values, settled) = (Mutex::new(values), Mutex::new(settled));
+        Toy { file, values, settled, train, trained: AtomicU64::new(0), broken: AtomicBool::new(false) }
     }
 
     /// Flips one bit of one value in memory.
@@ -177,6 +155,7 @@ impl Work for Toy {
     }
 
     fn fold(&self, _: u64, parts: &[Part], read: &dyn Fn(&Hash) -> Result<Vec<u8>, String>) -> Result<(), String> {
+        assert!(!self.broken.load(Ordering::Relaxed), "the toy is broken");
         let mut values = self.values.lock().unwrap();
         for part in parts {
             for (at, x) in records(&read(&part.blob)?) {
