@@ -1,4 +1,4 @@
-//! The journal as a file: read, cut where a kill cut it, kept short, appended to and synced.
+//! The journal as a file: read, cut where a kill cut it, refused where it is damaged, kept short, appended to and synced.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::NodeError;
 use crate::RunSpec;
 use crate::round::Record;
-use crate::round::journal::{compact, recover};
+use crate::round::journal::{compact, damaged, recover};
 
 /// A journal is written anew once it is this long and twice as long as when it was last written anew.
 const BYTES: u64 = 32 << 20;
@@ -30,7 +30,10 @@ impl Journal {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other.map_err(fault)?,
         };
-        let (records, _) = recover(spec, &bytes);
+        let (records, whole) = recover(spec, &bytes);
+        if damaged(spec, &bytes[whole..]) {
+            return Err(NodeError::Damaged { path, at: whole });
+        }
         let records = compact(spec, records, round);
         let aside = dir.join("journal.new");
         let write = || {
@@ -71,7 +74,8 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Canonical, Sealed};
+    use crate::Hash;
+    use crate::wire::{Ballot, Canonical, Phase, Sealed};
     use std::sync::Arc;
 
     #[test]
@@ -102,5 +106,37 @@ mod tests {
         };
         let (_, records) = Journal::open(dir.path(), &spec, 390).unwrap();
         assert_eq!(rounds(&records), (390..400).collect::<Vec<u64>>());
+    }
+
+    /// Damage in the middle once cost a validator all that it had signed behind it, in silence.
+    #[test]
+    fn a_cut_is_the_end_and_damage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spec, path) = (crate::spec::tests::spec(1), dir.path().join("journal"));
+        let ballot = |attempt| {
+            let manifest = Some(Hash::NONE);
+            Record::Ballot(Ballot { round: 3, attempt, phase: Phase::Sign, manifest })
+        };
+        let open = || Journal::open(dir.path(), &spec, 0);
+        let (mut journal, _) = open().unwrap();
+        (0..3).for_each(|attempt| journal.append(&ballot(attempt)).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        let each = whole.len() / 3;
+        // A kill, or a loss of power that leaves zeros: the last record was never heard of.
+        for end in [&whole[..2 * each + 1], &whole[..3 * each - 1], &[&whole[..2 * each], &[0; 900]].concat()] {
+            std::fs::write(&path, end).unwrap();
+            assert_eq!(open().unwrap().1, [ballot(0), ballot(1)]);
+            assert_eq!(std::fs::read(&path).unwrap().len(), 2 * each, "the rest is cut");
+        }
+        for at in [each + 9, each + 30, 2] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 4;
+            std::fs::write(&path, &damaged).unwrap();
+            match open() {
+                Err(e) => assert!(e.to_string().contains("journal") && e.to_string().contains("damaged"), "{e}"),
+                Ok((_, records)) => panic!("byte {at}: {} records are left", records.len()),
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), damaged, "left as it was");
+        }
     }
 }

@@ -209,6 +209,17 @@ pub enum NodeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The journal is not what was written.
+    #[error(
+        "journal {path} is damaged at byte {at}: whole records stand behind what is none; bring back a copy, or move it away, but \
+         a validator without it may contradict what it has signed"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the first record begins that is none.
+        at: usize,
+    },
     /// The work's error.
     #[error("{what}: {why}")]
     Work {

@@ -7,7 +7,8 @@
 //!
 //! A validator's ballots and proposals are here before anybody hears of them, so no restart makes it say two things; a
 //! peer's commits, so that no restart makes it equivocate; and manifests, so that a restart goes on from its chain. A
-//! record that was cut by a kill ends the file: [`recover`] says how many bytes are whole, and the host cuts the rest.
+//! record that was cut by a kill ends the file: [`recover`] says how many bytes are whole, and the host cuts the rest, unless
+//! it is [`damaged`].
 
 use crate::wire::codec::Reader;
 use crate::wire::{Ballot, Canonical, Manifest, Message, Sealed};
@@ -95,16 +96,28 @@ pub(crate) fn unframe(bytes: &[u8], max: usize) -> Option<(&[u8], &[u8])> {
     (Hash::of(body).0[..8] == head[4..]).then_some((body, rest))
 }
 
+/// Bytes of a record's body, at most.
+fn bytes_max(spec: &RunSpec) -> usize {
+    spec.message_bytes_max() + 64
+}
+
 /// The records of a journal up to the first that is not whole, and how many bytes those take.
 pub fn recover(spec: &RunSpec, bytes: &[u8]) -> (Vec<Record>, usize) {
     let (mut records, mut left) = (Vec::new(), bytes);
-    while let Some((body, rest)) = unframe(left, spec.message_bytes_max() + 64)
+    while let Some((body, rest)) = unframe(left, bytes_max(spec))
         && let Some(record) = Record::decode(spec, body)
     {
         records.push(record);
         left = rest;
     }
     (records, bytes.len() - left.len())
+}
+
+/// Whether a file was damaged, of which [`recover`] left `rest`: a kill cuts the last record alone, so nothing whole stands
+/// behind what is not. The host must not go on then: what it signed and forgot it could contradict.
+pub fn damaged(spec: &RunSpec, rest: &[u8]) -> bool {
+    let whole = |at| unframe(&rest[at..], bytes_max(spec)).is_some_and(|(body, _)| !body.is_empty());
+    (0..rest.len()).any(whole)
 }
 
 /// The records that still matter of a journal: manifests of `round` and later, and what belongs to a round not yet
