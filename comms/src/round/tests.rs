@@ -184,3 +184,68 @@ fn no_round_from_the_wire_overflows() {
         machine.step(turn * 10_000 + 5_000, Fact::Tick, &mut out);
     }
 }
+
+/// Whoever pulls is sent what its queue takes: sixteen manifests of a large run once made its link look stalled, which ended
+/// it, each time again.
+#[test]
+fn a_pull_of_large_manifests_is_answered_in_parts() {
+    let mut spec = spec(1);
+    (spec.limits.slots, spec.limits.contributors) = (1 << 14, 1 << 14);
+    let (spec, mut prev, mut chain) = (Arc::new(spec), Hash::NONE, Vec::new());
+    let peer = |n: u64| PeerId(std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(0)));
+    for round in 0..20 {
+        let manifest = Manifest {
+            run: spec.id(),
+            round,
+            prev,
+            prev_root: spec.genesis,
+            checkpoint: None,
+            train_ms: 1,
+            collect_ms: 1,
+            entries: vec![],
+            rejects: vec![],
+            slots: (0..1 << 14).map(|n| Slot { peer: peer(n), since: 1 }).collect(),
+        };
+        prev = manifest.hash();
+        chain.push(Record::Sealed(Arc::new(Sealed { manifest, hash: prev, attempt: 0, votes: vec![] })));
+    }
+    let recovered = Recovered { records: chain, ..Recovered::nothing(&spec) };
+    let mut out = Vec::new();
+    let mut machine = Machine::new(spec.clone(), key(9), false, None, Box::new(BySpec), recovered, 0, &mut out);
+    let (mut from, mut pulls) = (3, 0);
+    while from < 19 {
+        let (run, mut out) = (spec.id(), Vec::new());
+        let msg = Message::new(&key(1), &run, Body::Pull(crate::wire::Pull { from }));
+        machine.step(1, Fact::Message { from: key(1).id(), msg }, &mut out);
+        let sent = out.iter().filter_map(|o| match o {
+            Order::Send { to, msg } if *to == key(1).id() => Some(msg),
+            _ => None,
+        });
+        let sent: Vec<_> = sent.collect();
+        let bytes: usize = sent.iter().map(|msg| msg.bytes().len()).sum();
+        assert!(!sent.is_empty() && bytes <= 4 << 20, "{} manifests of {bytes} bytes", sent.len());
+        (from, pulls) = (from + sent.len() as u64, pulls + 1);
+    }
+    assert_eq!((from, pulls), (20, 3));
+}
+
+/// A stranger that attests under thousands of keys once made a validator that trains forget itself: no slot for it again.
+#[test]
+fn a_crowd_of_attests_does_not_push_out_the_validator_itself() {
+    let own = (0..).map(key).find(|key| key.id().0[0] == 0).expect("one in 256");
+    let mut spec = spec(1);
+    (spec.validators, spec.limits.peers_min) = (vec![own.id()], 1);
+    let (spec, me, mut out) = (Arc::new(spec), own.id(), Vec::new());
+    let nothing = Recovered::nothing(&spec);
+    let mut machine = Machine::new(spec.clone(), own, true, None, Box::new(BySpec), nothing, 0, &mut out);
+    let attest = Attest { round: 0, manifest: Hash::NONE, root: Hash::NONE };
+    for n in 0..(1 << 15) + 100 {
+        let crowd = Key::from_seed(Hash::of_parts(&[b"crowd", &u64::to_le_bytes(n)]).0);
+        let msg = Message::new(&crowd, &spec.id(), Body::Attest(attest.clone()));
+        let from = PeerId([(n / 200) as u8; 32]);
+        machine.step(1, Fact::Message { from, msg }, &mut out);
+    }
+    machine.step(1 + spec.times.retry_ms, Fact::Tick, &mut out);
+    let tip = machine.tip().expect("round 0 is settled");
+    assert!(tip.manifest.slot(&me).is_some(), "its own slot");
+}

@@ -48,7 +48,7 @@ pub(super) struct Validator {
     repeat: Time,
 }
 
-/// Members kept; those without a connection go first.
+/// Members kept; those without a connection go first, though never this process itself.
 const MEMBERS_MAX: usize = 1 << 15;
 
 impl Validator {
@@ -116,7 +116,7 @@ impl Validator {
 
     fn member(&mut self, core: &Core, peer: PeerId) -> &mut Member {
         if self.members.len() >= MEMBERS_MAX {
-            self.members.retain(|p, _| core.up.contains(p));
+            self.members.retain(|p, _| core.up.contains(p) || *p == core.me);
         }
         self.members.entry(peer).or_default()
     }

@@ -9,8 +9,9 @@ use crate::round::core::Core;
 use crate::round::{Order, Time, Whom};
 use crate::wire::{Body, Message, Pull, Status};
 
-/// Manifests sent for one pull.
+/// Manifests sent for one pull, and their bytes: well below what may wait for one peer.
 const PULL: u64 = 16;
+const PULL_BYTES: usize = 4 << 20;
 /// Pulls without an answer after which a peer's claim is believed no more, until it claims more.
 const UNMET_MAX: u8 = 8;
 
@@ -77,9 +78,14 @@ impl Follow {
         let Some(newest) = self.tip() else { return };
         let newest = newest.manifest.round;
         let first = if pull.from == Pull::NEWEST || !self.chain.contains_key(&pull.from) { newest } else { pull.from };
+        let mut bytes = 0;
         for (round, sealed) in self.chain.range(first..first.saturating_add(PULL)) {
             let make = || Message::new(&core.key, &core.run, Body::Sealed(sealed.clone()));
             let msg = self.told.entry(*round).or_insert_with(make).clone();
+            bytes += msg.bytes().len();
+            if bytes > PULL_BYTES && *round > first {
+                break;
+            }
             out.push(Order::Send { to: from, msg });
         }
     }
