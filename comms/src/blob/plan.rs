@@ -220,9 +220,14 @@ impl Plan {
     /// A peer is gone: it holds nothing until somebody says so again, and then begins afresh, unless it lied.
     pub fn gone(&mut self, peer: &PeerId) {
         self.wants.values_mut().for_each(|w| drop(w.holders.remove(peer)));
-        if let Some(h) = self.holders.get_mut(peer).filter(|h| !h.lied) {
-            h.rests_until = Duration::ZERO;
-            h.fails.clear();
+        match self.holders.get_mut(peer) {
+            // A request of its that is under way will end yet.
+            Some(h) if !h.lied && h.at_once > 0 => {
+                h.rests_until = Duration::ZERO;
+                h.fails.clear();
+            }
+            Some(h) if !h.lied => _ = self.holders.remove(peer),
+            _ => {}
         }
     }
 

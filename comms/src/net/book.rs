@@ -78,6 +78,11 @@ impl Book {
         out
     }
 
+    /// Whether anything is known of the peer.
+    pub fn knows(&self, id: &PeerId) -> bool {
+        self.entries.contains_key(id)
+    }
+
     /// Whether the peer itself answered at `addr`; else that is hearsay.
     pub fn answered(&self, id: &PeerId, addr: &SocketAddr) -> bool {
         self.entries.get(id).is_some_and(|e| e.seen.contains(addr))

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::backoff::{Backoff, Jitter};
 use super::frame::{Frame, Place};
-use super::{NetError, ROLE_BOOTSTRAP, Shared, link};
+use super::{NetError, ROLE_BOOTSTRAP, Shared, State, link};
 use crate::key::PeerId;
 
 const TURN: Duration = Duration::from_millis(500);
@@ -126,7 +126,7 @@ pub(super) async fn keep(net: Arc<Shared>, join: Vec<SocketAddr>, prefer: BTreeS
                 }
             });
         }
-        peers.retain(|id, _| !net.state().links.contains_key(id));
+        forget(&mut peers, &net.state(), &prefer);
         if asked.elapsed() >= ASK_EVERY {
             asked = Instant::now();
             let linked: Vec<PeerId> = net.state().links.keys().copied().collect();
@@ -134,6 +134,11 @@ pub(super) async fn keep(net: Arc<Shared>, join: Vec<SocketAddr>, prefer: BTreeS
         }
         tokio::time::sleep(TURN).await;
     }
+}
+
+/// Drops the waits of who is linked, and of who is known no more: strangers come under ever new keys.
+fn forget(waits: &mut BTreeMap<PeerId, Wait>, state: &State, prefer: &BTreeSet<PeerId>) {
+    waits.retain(|id, _| !state.links.contains_key(id) && (prefer.contains(id) || state.book.knows(id)));
 }
 
 /// Whom to dial in this turn.
@@ -271,5 +276,23 @@ mod tests {
         assert!((10_000.0..22_000.0 * answers + 1000.0 * calls).contains(&to_asker), "{to_asker} bytes in {spent} s");
         assert!(to_third < 1000.0 * calls, "{to_third} bytes to the third in {spent} s");
         assert!(b.linked(&a.me()) && b.linked(&c.me()));
+    }
+
+    /// Whoever answered once and left was waited for until the process ended, under each key it had come by.
+    #[tokio::test]
+    async fn waits_are_for_who_is_known() {
+        let (net, _inbox) = net(7);
+        let id = |n: u32| PeerId(std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(5)));
+        let (prefer, mut waits) = (BTreeSet::from([id(u32::MAX)]), BTreeMap::from([(id(u32::MAX), Wait::new(1))]));
+        let mut state = net.0.state();
+        for n in 0..20_000 {
+            state.book.saw(id(n), SocketAddr::from(([192, 0, 2, 1], 9)), &prefer);
+            waits.insert(id(n), Wait::new(1));
+            if n % 1000 == 999 {
+                forget(&mut waits, &state, &prefer);
+            }
+        }
+        assert_eq!(waits.len(), crate::net::book::BOOK_MAX + 1);
+        assert!(waits.contains_key(&id(u32::MAX)) && waits.contains_key(&id(19_999)));
     }
 }

@@ -264,16 +264,21 @@ fn pick(net: &Arc<Shared>, peer: PeerId) -> Option<((Connection, Arc<AtomicUsize
 }
 
 pub(super) async fn open(net: &Arc<Shared>, peer: PeerId) -> Result<Stream, NetError> {
-    let mut found = pick(net, peer);
-    if found.is_none() {
-        let lock = net.state().pipes.entry(peer).or_default().dialing.clone();
-        let _one = lock.lock().await;
-        found = pick(net, peer);
-        if found.is_none() {
-            found = Some((dial_pipe(net, peer).await?, false));
+    let (pipe, grows) = match pick(net, peer) {
+        Some(found) => found,
+        None => {
+            let lock = net.state().pipes.entry(peer).or_default().dialing.clone();
+            let one = lock.lock().await;
+            let found = match pick(net, peer) {
+                Some(found) => Ok(found),
+                None => dial_pipe(net, peer).await.map(|pipe| (pipe, false)),
+            };
+            drop(one);
+            drop(lock);
+            forget_empty(&mut net.state(), &peer);
+            found?
         }
-    }
-    let (pipe, grows) = found.expect("found, or returned with the error");
+    };
     if grows {
         // A request waits for no further pipe: the other end may turn it away, and this one works.
         let net = net.clone();
@@ -289,6 +294,13 @@ pub(super) async fn open(net: &Arc<Shared>, peer: PeerId) -> Result<Stream, NetE
         Ok(Ok(halves)) => Ok(Stream::new(net.clone(), peer, pipe, halves)),
         Ok(Err(e)) => Err(fail(e.to_string())),
         Err(_) => Err(fail("it allows no more streams".into())),
+    }
+}
+
+/// Drops the entry of a peer without a pipe. It stays while a task holds its lock, or waits for it.
+fn forget_empty(state: &mut State, peer: &PeerId) {
+    if state.pipes.get(peer).is_some_and(|p| p.list.is_empty() && Arc::strong_count(&p.dialing) == 1) {
+        state.pipes.remove(peer);
     }
 }
 
@@ -377,11 +389,26 @@ fn adopt(net: &Arc<Shared>, conn: Connection, peer: PeerId, dialed: bool) -> (Co
             if dialed && begun.elapsed() < TURNED_AWAY {
                 pipes.grows_at = Instant::now() + GROW_AGAIN;
             }
-            // The entry stays while a task holds its lock; an empty one is dropped with the peer's last pipe.
-            if pipes.list.is_empty() && Arc::strong_count(&pipes.dialing) == 1 {
-                state.pipes.remove(&peer);
-            }
         }
+        forget_empty(&mut state, &peer);
     });
     (conn, streams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Key;
+    use crate::net::{Config, Net};
+
+    /// Whoever could not be dialled once left an entry behind for ever.
+    #[tokio::test]
+    async fn who_cannot_be_dialled_leaves_nothing_behind() {
+        let bind = "127.0.0.1:0".parse().unwrap();
+        let (net, _inbox) = Net::bind(Config::new(bind, 1000), Key::from_seed([1; 32])).unwrap();
+        for n in 0..10 {
+            assert!(matches!(net.open(PeerId([n; 32])).await, Err(NetError::NoAddress { .. })));
+        }
+        assert_eq!(net.0.state().pipes.len(), 0);
+    }
 }
