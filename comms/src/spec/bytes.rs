@@ -4,46 +4,13 @@ use super::{
     ALLOWED_MAX, Admission, Codec, Inner, KNOTS_MAX, Limits, Mean, Outer, Protocol, RunSpec, TENSORS_MAX, Times,
     VALIDATORS_MAX,
 };
-use crate::wire::codec::{Canonical, Malformed, Reader, bad, put_list};
+use crate::wire::codec::{Canonical, Malformed, Reader, bad, codes, put_list};
 use crate::{Hash, PeerId};
 
 const MAGIC: [u8; 8] = *b"ESKRUN1\n";
 
-impl Canonical for Codec {
-    const BYTES_MIN: usize = 1;
-    fn put(&self, to: &mut Vec<u8>) {
-        to.push(match self {
-            Codec::Reference => 0,
-            Codec::Ours => 1,
-            Codec::Dense => 2,
-        });
-    }
-    fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(match u8::take(from)? {
-            0 => Codec::Reference,
-            1 => Codec::Ours,
-            2 => Codec::Dense,
-            _ => return bad("outer.codec", "not one that this build knows"),
-        })
-    }
-}
-
-impl Canonical for Mean {
-    const BYTES_MIN: usize = 1;
-    fn put(&self, to: &mut Vec<u8>) {
-        to.push(match self {
-            Mean::Peers => 0,
-            Mean::Senders => 1,
-        });
-    }
-    fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(match u8::take(from)? {
-            0 => Mean::Peers,
-            1 => Mean::Senders,
-            _ => return bad("outer.mean", "not one that this build knows"),
-        })
-    }
-}
+codes!(Codec, "outer.codec" { Reference = 0, Ours = 1, Dense = 2 });
+codes!(Mean, "outer.mean" { Peers = 0, Senders = 1 });
 
 impl Canonical for Outer {
     const BYTES_MIN: usize = 18;

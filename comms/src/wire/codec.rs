@@ -250,3 +250,26 @@ macro_rules! record {
     };
 }
 pub(crate) use record;
+
+/// An enum whose bytes are one, a code for each value.
+macro_rules! codes {
+    ($name:ident, $what:literal { $($value:ident = $code:literal),* $(,)? }) => {
+        impl $crate::wire::codec::Canonical for $name {
+            const BYTES_MIN: usize = 1;
+            fn put(&self, to: &mut Vec<u8>) {
+                to.push(match self {
+                    $($name::$value => $code,)*
+                });
+            }
+            fn take(
+                from: &mut $crate::wire::codec::Reader<'_>,
+            ) -> Result<Self, $crate::wire::codec::Malformed> {
+                match <u8 as $crate::wire::codec::Canonical>::take(from)? {
+                    $($code => Ok($name::$value),)*
+                    _ => $crate::wire::codec::bad($what, "not one that this build knows"),
+                }
+            }
+        }
+    };
+}
+pub(crate) use codes;

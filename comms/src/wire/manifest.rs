@@ -3,7 +3,7 @@
 //! It is what makes all peers hold the same bits: nobody folds what he happened to download, everybody folds this
 //! list, in its order. Its name is the blake3 of its bytes; a quorum signs the name.
 
-use super::codec::{Canonical, Malformed, Reader, bad, put_list, record, rising};
+use super::codec::{Canonical, Malformed, Reader, codes, put_list, record, rising};
 use super::{Ballot, Body, Kind, Phase, WireFault, to_sign};
 use crate::{Hash, PeerId, RunSpec, Signature};
 use std::sync::Arc;
@@ -98,18 +98,7 @@ macro_rules! reasons {
             $($(#[$doc])* $name = $code,)*
         }
 
-        impl Canonical for Reason {
-            const BYTES_MIN: usize = 1;
-            fn put(&self, to: &mut Vec<u8>) {
-                to.push(*self as u8);
-            }
-            fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-                match u8::take(from)? {
-                    $($code => Ok(Reason::$name),)*
-                    _ => bad("a reason", "not one that this build knows"),
-                }
-            }
-        }
+        codes!(Reason, "a reason" { $($name = $code),* });
 
         impl std::fmt::Display for Reason {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,6 +1,6 @@
 //! The bodies of messages.
 
-use super::codec::{Canonical, Malformed, Reader, bad, record};
+use super::codec::{Canonical, Malformed, Reader, bad, codes, record};
 use super::{Manifest, Reason, Sealed, to_sign};
 use crate::{Hash, Key, PeerId, Protocol, RunSpec, Signature};
 use std::sync::Arc;
@@ -34,18 +34,7 @@ macro_rules! kinds {
             }
         }
 
-        impl Canonical for Kind {
-            const BYTES_MIN: usize = 1;
-            fn put(&self, to: &mut Vec<u8>) {
-                to.push(*self as u8);
-            }
-            fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-                match u8::take(from)? {
-                    $($code => Ok(Kind::$name),)*
-                    _ => bad("a message's kind", "not one that this build knows"),
-                }
-            }
-        }
+        codes!(Kind, "a message's kind" { $($name = $code),* });
     };
 }
 
@@ -170,19 +159,7 @@ pub enum Phase {
     Sign = 2,
 }
 
-impl Canonical for Phase {
-    const BYTES_MIN: usize = 1;
-    fn put(&self, to: &mut Vec<u8>) {
-        to.push(*self as u8);
-    }
-    fn take(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match u8::take(from)? {
-            1 => Ok(Phase::Ready),
-            2 => Ok(Phase::Sign),
-            _ => bad("a phase", "neither ready nor sign"),
-        }
-    }
-}
+codes!(Phase, "a phase" { Ready = 1, Sign = 2 });
 
 /// A validator's word on a manifest. One for each (round, attempt, phase), for ever: two are proof of a lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
