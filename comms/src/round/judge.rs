@@ -27,172 +27,17 @@
 //! every list that [`judge`] makes. Source of the overlap's share: Templar's copy detection, threshold 0.4; the sketch is
 //! one-permutation min-hash (Li, Owen, Zhang 2012). The signs and the age are ours.
 
+mod picks;
+mod signs;
+
 use crate::wire::Reason;
 use crate::{Hash, Limits, PeerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
-/// Bins of a sketch.
-pub const BINS: usize = 64;
-
-/// A small sketch of the positions that an update picks: in each of 64 bins the smallest hash that falls into it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picks(Box<[u32; BINS]>);
-
-impl Picks {
-    /// A bin into which nothing fell.
-    const EMPTY: u32 = u32::MAX;
-
-    /// The sketch of a set of positions, in any order; repeats change nothing.
-    pub fn of(positions: impl IntoIterator<Item = u64>) -> Picks {
-        Picks::sketch(&mut positions.into_iter())
-    }
-
-    fn sketch(positions: &mut dyn Iterator<Item = u64>) -> Picks {
-        let mut bins = Box::new([Picks::EMPTY; BINS]);
-        for position in positions {
-            // The finaliser of SplitMix64: bins from the high bits, values from the low.
-            let mut z = position.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^= z >> 31;
-            let bin = &mut bins[(z >> 58) as usize];
-            *bin = (*bin).min(z as u32);
-        }
-        Picks(bins)
-    }
-
-    fn filled(&self) -> usize {
-        self.0.iter().filter(|b| **b != Picks::EMPTY).count()
-    }
-
-    /// The share of an update's picks that another has too, estimated: 2 J / (1 + J) of the bins' Jaccard index J.
-    pub fn overlap(&self, other: &Picks) -> f64 {
-        let equal = self.0.iter().zip(other.0.iter()).filter(|(a, b)| a == b && **a != Picks::EMPTY).count();
-        share(equal, self.filled().max(other.filled()))
-    }
-}
-
-fn share(equal: usize, filled: usize) -> f64 {
-    let jaccard = equal as f64 / filled.max(1) as f64;
-    2.0 * jaccard / (1.0 + jaccard)
-}
-
-/// To which side an update moves a sample of the state's positions, the same sample in every update.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Signs(Arc<[u64]>);
-
-impl Signs {
-    /// Of (position, whether its value is negative), in any order; positions are below 2^63, and none comes twice.
-    pub fn of(sample: impl IntoIterator<Item = (u64, bool)>) -> Signs {
-        Signs::sorted(sample.into_iter().map(|(at, negative)| at << 1 | u64::from(negative)).collect())
-    }
-
-    fn sorted(mut all: Vec<u64>) -> Signs {
-        all.sort_unstable();
-        Signs(all.into())
-    }
-}
-
-/// How far an update pushes to where the others of a list do.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Agreement {
-    /// From −1 to 1; 0 where there are no `positions`.
-    pub share: f64,
-    /// Positions of its sample at which the others push to a side.
-    pub positions: u32,
-}
-
-/// How many updates of a list push a position up, less how many push it down.
-#[derive(Debug, Clone, Default)]
-struct Votes {
-    at: Vec<u64>,
-    sums: Vec<i32>,
-    /// Updates that vote.
-    of: usize,
-}
-
-impl Votes {
-    fn of<'a>(list: impl IntoIterator<Item = &'a Signs>) -> Votes {
-        let (mut all, mut of): (Vec<u64>, usize) = (Vec::new(), 0);
-        for signs in list {
-            all.extend_from_slice(&signs.0);
-            of += usize::from(!signs.0.is_empty());
-        }
-        all.sort_unstable();
-        let mut votes = Votes { of, ..Votes::default() };
-        for here in all.chunk_by(|a, b| a >> 1 == b >> 1) {
-            votes.at.push(here[0] >> 1);
-            votes.sums.push(here.iter().map(|s| side(*s)).sum());
-        }
-        votes
-    }
-
-    /// For each position of `signs` that was voted on: the side it pushes to, and the sum of the votes there without
-    /// those of `own`.
-    fn meet<'a>(&'a self, signs: &'a Signs, own: &'a Signs) -> impl Iterator<Item = (i32, i32)> + 'a {
-        let (mut next, mut next_own) = (0, 0);
-        signs.0.iter().filter_map(move |s| {
-            next = seek(&self.at, next, s >> 1);
-            next_own = seek(&own.0, next_own, s >> 1 << 1);
-            let sum = *self.sums.get(next).filter(|_| self.at[next] == s >> 1)?;
-            let mine = own.0.get(next_own).filter(|o| **o >> 1 == s >> 1).map_or(0, |o| side(*o));
-            Some((side(*s), sum - mine))
-        })
-    }
-
-    /// How much `signs` share with one of the others in the mean.
-    fn fit(&self, signs: &Signs, own: &Signs) -> Option<Fit> {
-        let others = self.of - usize::from(!own.0.is_empty());
-        let (mut shared, mut squares) = (0i64, 0i64);
-        for (side, sum) in self.meet(signs, own) {
-            shared += i64::from(side * sum);
-            squares += i64::from(sum) * i64::from(sum);
-        }
-        let others = others as f64;
-        // One other is no measure of a round.
-        (others >= 2.0).then(|| Fit { shared: shared as f64 / others, variance: squares as f64 / (others * others) })
-    }
-}
-
-fn side(sign: u64) -> i32 {
-    1 - 2 * (sign & 1) as i32
-}
-
-/// The first index from `from` on whose value is at least `value`: by steps that double, for the next is seldom far.
-fn seek(sorted: &[u64], from: usize, value: u64) -> usize {
-    let (mut low, mut step) = (from, 1);
-    while sorted.get(low + step - 1).is_some_and(|v| *v < value) {
-        low += step;
-        step *= 2;
-    }
-    let high = sorted.len().min(low + step - 1);
-    low + sorted[low..high].partition_point(|v| *v < value)
-}
-
-/// How much an update shares with the others of a round.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Fit {
-    /// Positions that both push to one side less those that they push apart, of another in the mean.
-    shared: f64,
-    /// Of `shared`, if every sign were chance.
-    variance: f64,
-}
-
-/// The agreement of each update with all others of the list.
-pub fn agreements(list: &[&Signs]) -> Vec<Agreement> {
-    let votes = Votes::of(list.iter().copied());
-    list.iter().map(|signs| agreement(&votes, signs)).collect()
-}
-
-fn agreement(votes: &Votes, signs: &Signs) -> Agreement {
-    let (mut same, mut positions) = (0i64, 0u32);
-    for (side, others) in votes.meet(signs, signs).filter(|(_, others)| *others != 0) {
-        same += i64::from(side * others.signum());
-        positions += 1;
-    }
-    Agreement { share: if positions == 0 { 0.0 } else { same as f64 / f64::from(positions) }, positions }
-}
+use picks::share;
+pub use picks::{BINS, Picks};
+pub use signs::{Agreement, Signs, agreements};
+use signs::{Fit, Votes, agreement};
 
 /// What a check found of an update that decodes, is finite and was made from the round's state.
 #[derive(Debug, Clone, PartialEq)]
@@ -374,35 +219,47 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
-/// Those whose picks are too much like those of somebody before them in the list, or of what counted lately.
+/// Those whose picks are too much like those of somebody before them in the list who is none of those, or of what counted
+/// lately.
 ///
-/// Equal (bin, value) pairs are found by sorting, so honest updates cost n log n and only copies are compared.
+/// Equal (bin, value) pairs are found by sorting, so honest updates cost n log n. A copy is held against those that stand
+/// alone, and does not stand itself: a crowd of copies costs no more than a crowd.
 fn copies(picks: &[(PeerId, &Picks)], last: &Last, most: f64) -> BTreeSet<PeerId> {
     let old: Vec<(PeerId, &Picks)> = last.each().collect();
     let all: Vec<(PeerId, &Picks)> = old.iter().chain(picks).copied().collect();
+    // Of each bin's value that several have: those of them that stand. And for each, the values that it shares.
+    let (mut standing, mut shared) = (Vec::<Vec<usize>>::new(), vec![Vec::new(); all.len()]);
     let mut bins: Vec<(u32, u32)> = Vec::with_capacity(all.len());
-    let mut equal: BTreeMap<(u32, u32), usize> = BTreeMap::new();
     for bin in 0..BINS {
         bins.clear();
         bins.extend(all.iter().enumerate().map(|(i, (_, p))| (p.0[bin], i as u32)).filter(|b| b.0 != Picks::EMPTY));
         bins.sort_unstable();
-        for group in bins.chunk_by(|a, b| a.0 == b.0) {
-            for (i, (_, a)) in group.iter().enumerate() {
-                // Two of old rounds are nobody's business now.
-                for (_, b) in group[i + 1..].iter().filter(|(_, b)| *b as usize >= old.len()) {
-                    *equal.entry((*a, *b)).or_default() += 1;
-                }
-            }
+        for group in bins.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
+            group.iter().for_each(|(_, i)| shared[*i as usize].push(standing.len()));
+            standing.push(Vec::new());
         }
     }
-    let mut out = BTreeSet::new();
-    for ((a, b), equal) in equal {
-        let ((first, p), (second, q)) = (all[a as usize], all[b as usize]);
-        let out_of = p.filled().max(q.filled());
-        let stands = (a as usize) < old.len() || !out.contains(&first);
-        if stands && share(equal, out_of) > most {
-            out.insert(second);
+    let (mut equal, mut met, mut out) = (vec![0; all.len()], Vec::new(), BTreeSet::new());
+    for (i, (peer, p)) in all.iter().enumerate() {
+        // Those of old rounds are nobody's business among each other.
+        if i >= old.len() {
+            for &other in shared[i].iter().flat_map(|value| &standing[*value]) {
+                if equal[other] == 0 {
+                    met.push(other);
+                }
+                equal[other] += 1;
+            }
+            let mut alike = false;
+            for other in met.drain(..) {
+                let equal = std::mem::take(&mut equal[other]);
+                alike |= share(equal, p.filled().max(all[other].1.filled())) > most;
+            }
+            if alike {
+                out.insert(*peer);
+                continue;
+            }
         }
+        shared[i].iter().for_each(|value| standing[*value].push(i));
     }
     out
 }
@@ -456,6 +313,40 @@ mod tests {
         assert!(verdicts.count.contains(&key(0).id()), "too old to be remembered");
     }
 
+    /// Copies were once held against each other, all pairs of them: a crowd of them took a validator's memory.
+    #[test]
+    fn copies_are_those_that_a_look_at_each_pair_finds() {
+        let naive = |picks: &[(PeerId, &Picks)], last: &Last| {
+            let mut stand: Vec<&Picks> = last.each().map(|(_, p)| p).collect();
+            let alike = |p: &Picks, stand: &[&Picks]| stand.iter().any(|q| p.overlap(q) > 0.4);
+            let out = picks.iter().filter(|(_, p)| {
+                let out = alike(p, &stand);
+                stand.extend((!out).then_some(*p));
+                out
+            });
+            out.map(|(peer, _)| *peer).collect::<BTreeSet<_>>()
+        };
+        for seed in 0..40 {
+            let mut rng = crate::sim::work::Rng(seed);
+            // Of four sources, each seen through a window of its own: from next to nothing in common to all of it.
+            let mut draw = || {
+                let (source, from) = (rng.below(4), rng.below(12) * 40);
+                Sound { picks: Picks::of((from..from + 500).map(|j| source * 10_000 + j)), ..update(0, 1.0) }
+            };
+            let sounds: Vec<Sound> = (0..30).map(|_| draw()).collect();
+            let mut last = Last::default();
+            last.add(1, [(key(90).id(), draw()), (key(91).id(), draw())]);
+            let picks: Vec<_> = sounds.iter().enumerate().map(|(i, s)| (key(i as u64).id(), &s.picks)).collect();
+            let found = copies(&picks, &last, 0.4);
+            assert_eq!(found, naive(&picks, &last), "seed {seed}");
+            assert!((5..30).contains(&found.len()), "seed {seed}: {}", found.len());
+        }
+        let one = Picks::of(0..500);
+        let crowd: Vec<_> =
+            (0..4000u32).map(|n| (PeerId([n.to_be_bytes(); 8].concat().try_into().unwrap()), &one)).collect();
+        assert_eq!(copies(&crowd, &Last::default(), 0.4).len(), 3999);
+    }
+
     #[test]
     fn the_better_rated_count_and_the_rest_wait() {
         let sounds: Vec<Sound> = (0..9).map(|i| update(i, 1.0)).collect();
@@ -463,15 +354,6 @@ mod tests {
         assert_eq!(verdicts.count, (0..6).map(|i| key(i).id()).collect());
         assert_eq!(verdicts.rejects.values().filter(|r| **r == Reason::Reserve).count(), 3);
         assert_eq!(judged(&[], &Last::default()), Verdicts::default());
-    }
-
-    #[test]
-    fn a_sketch_tells_shares_apart() {
-        let a = Picks::of(0..2000);
-        assert_eq!(a.overlap(&Picks::of((0..2000).rev())), 1.0);
-        assert!(a.overlap(&Picks::of(1000..3000)) > 0.3);
-        assert!(a.overlap(&Picks::of(1980..3980)) < 0.15);
-        assert_eq!(Picks::of([]).overlap(&Picks::of([])), 0.0);
     }
 
     /// Nine updates of 400 positions out of 2000, that push down where the position is odd, save `against` of a hundred.
@@ -550,23 +432,5 @@ mod tests {
         thin.add(18, (0..7).map(|i| (key(i).id(), asked(i, 18))));
         thin.add(19, (0..2).map(|i| (key(i).id(), asked(i, 19))));
         assert!(judged(&|_| 0, &thin).is_empty());
-    }
-
-    #[test]
-    fn votes_are_met_in_one_walk() {
-        let of = |list: &[(u64, bool)]| Signs::of(list.iter().copied());
-        let lists = [of(&[(1, true), (5, false), (900, true)]), of(&[(5, false), (6, true), (900, false)]), of(&[])];
-        let votes = Votes::of(&lists);
-        assert_eq!((&votes.at[..], &votes.sums[..], votes.of), (&[1, 5, 6, 900][..], &[-1, 2, -1, 0][..], 2));
-        let met = |signs: &Signs, own: &Signs| votes.meet(signs, own).collect::<Vec<_>>();
-        assert_eq!(met(&lists[0], &lists[0]), [(-1, 0), (1, 1), (-1, 1)]);
-        assert_eq!(met(&of(&[(0, false), (6, false), (899, true), (901, true)]), &lists[2]), [(1, -1)]);
-        let sorted: Vec<u64> = (0..100).map(|i| 3 * i).collect();
-        for value in 0..310 {
-            for from in [0, 1, 7, 40] {
-                let want = sorted.partition_point(|v| *v < value).max(from);
-                assert_eq!(seek(&sorted, from, value), want, "{value} from {from}");
-            }
-        }
     }
 }
