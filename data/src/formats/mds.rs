@@ -208,7 +208,7 @@ impl OpenShard {
         let source = match zip.is_some() {
             false => Source::Raw(file),
             true => {
-                let window = shard.raw_data.bytes.next_power_of_two().clamp(WINDOW_FREE, WINDOW_MAX);
+                let window = shard.raw_data.bytes.clamp(WINDOW_FREE, WINDOW_MAX).next_power_of_two();
                 let decoder = StreamingDecoder::new_with_max_window_size(file, window)
                     .map_err(|e| FormatError::damaged(path, Format::Mds, e))?;
                 Source::Zstd(Box::new(decoder))

@@ -625,8 +625,15 @@ fn mds() {
     b.refuse("a bomb", &packed(raw, bomb.clone()));
     let mut lying = index(entry, &zeros, Some(&bomb));
     b.refuse("an honest bomb", &vec![("index.json", lying.clone()), ("shard.00000.mds.zstd", bomb.clone())]);
-    lying = String::from_utf8(lying).unwrap().replace("67108864", "4294967295").into_bytes();
-    b.refuse("a bomb that claims more", &vec![("index.json", lying), ("shard.00000.mds.zstd", bomb)]);
+    // The last of these has no power of two above it.
+    for claim in ["4294967295", "18446744073709551615"] {
+        lying = String::from_utf8(lying).unwrap().replace("67108864", claim).into_bytes();
+        b.refuse(
+            "a bomb that claims more",
+            &vec![("index.json", lying.clone()), ("shard.00000.mds.zstd", bomb.clone())],
+        );
+        lying = index(entry, &zeros, Some(&bomb));
+    }
     drop(zeros);
     b.done();
 }
