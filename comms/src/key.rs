@@ -178,10 +178,14 @@ impl Key {
 
     fn read(path: &Path, file: std::fs::File) -> Result<Key, KeyError> {
         let io = |source| KeyError::Io { path: path.into(), source };
+        let about = file.metadata().map_err(io)?;
+        if !about.is_file() {
+            return Err(KeyError::NotAKey { path: path.into() });
+        }
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+            let mode = about.permissions().mode() & 0o777;
             if mode & 0o077 != 0 {
                 return Err(KeyError::Open { path: path.into(), mode });
             }

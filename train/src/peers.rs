@@ -155,7 +155,8 @@ pub enum PeersError {
     },
     /// Nobody decides.
     #[error(
-        "{name}: peers.validators is empty; put in the key of whoever validates, which `esker peer` prints: ours is {ours}"
+        "{name}: peers.validators is empty; put in the key of whoever validates, which \
+         `esker peers key DIR` prints there; ours is {ours}, and who puts it in validates"
     )]
     NoValidators {
         /// The run.
@@ -180,10 +181,12 @@ pub enum PeersError {
         source: std::io::Error,
     },
     /// One of the owners of `esker peers local` ended early.
-    #[error("owner {owner} ended before the run did; its log is {log}")]
+    #[error("owner {owner} ended before the run did: {why}; its log is {log}")]
     Ended {
         /// Which, from 1.
         owner: usize,
+        /// The last that it said.
+        why: String,
         /// Where it wrote.
         log: PathBuf,
     },

@@ -40,12 +40,14 @@ struct Join {
     addr: SocketAddr,
     known: Option<PeerId>,
     dialing: bool,
+    /// Dials in a row that failed.
+    failed: u32,
     wait: Wait,
 }
 
 impl Join {
     fn new(addr: SocketAddr, seed: u64) -> Join {
-        Join { addr, known: None, dialing: false, wait: Wait::new(seed) }
+        Join { addr, known: None, dialing: false, failed: 0, wait: Wait::new(seed) }
     }
 
     /// A dial has ended.
@@ -54,11 +56,16 @@ impl Join {
         match outcome {
             Ok(id) => {
                 self.known = Some(id);
+                self.failed = 0;
                 self.wait.backoff.clear();
             }
             Err(NetError::Own { .. }) => self.wait.until = Instant::now() + Duration::from_secs(3600),
             Err(e) => {
-                tracing::debug!(target: "esker::net", addr = %self.addr, error = %e, "join");
+                // Who typed an address waits for it: told at once, and then ever more seldom.
+                self.failed = self.failed.saturating_add(1);
+                if self.failed.is_power_of_two() {
+                    tracing::warn!(target: "esker::net", error = %e, dials = self.failed, "cannot join yet, trying on");
+                }
                 self.wait.until = Instant::now() + self.wait.backoff.fail();
             }
         }

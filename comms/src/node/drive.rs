@@ -26,7 +26,7 @@ use crate::round::admit::BySpec;
 use crate::round::log::{Line, Timed, of_fact, of_order};
 use crate::round::{Event, Fact, Machine, Order, Record, Recovered, Time, Urgency, Want, Whom};
 use crate::state::Tree;
-use crate::wire::{Body, Message};
+use crate::wire::{Body, Message, Reason, WireFault};
 use crate::{Hash, PeerId, RunSpec};
 
 /// What comes back to the driver.
@@ -52,6 +52,8 @@ pub(super) enum News {
 
 /// A blob that is still not here after this long is asked for anew.
 const GIVE_UP: Duration = Duration::from_secs(60);
+/// Keys are free: of no more than this many peers it is told that they are of another run.
+const FOREIGN_MAX: usize = 64;
 const SHOW_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a process until it is told to stop. `up` is called once it is on the network and knows its state.
@@ -126,6 +128,10 @@ struct Driver {
     offers: Option<mpsc::UnboundedReceiver<Offer>>,
     /// Blobs under way: how urgent, and whose.
     fetching: BTreeMap<Hash, (Urgency, PeerId)>,
+    /// Peers of other runs that were told of.
+    foreign: BTreeSet<PeerId>,
+    /// Why a validator turned us away last.
+    refused: Option<Reason>,
     wakes: BTreeSet<Time>,
     shown: Instant,
     start: Instant,
@@ -201,6 +207,8 @@ impl Driver {
             threads,
             offers: Some(offers_rx),
             fetching: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+            refused: None,
             wakes: BTreeSet::new(),
             shown: Instant::now(),
             start: Instant::now(),
@@ -253,12 +261,25 @@ impl Driver {
                 Ok(msg) => Fact::Message { from: peer, msg },
                 Err(e) => {
                     tracing::debug!(target: "esker::peer", %peer, error = %e, "message");
+                    self.foreign(peer, &e);
                     self.board.refused_message();
                     Fact::Babble { from: peer }
                 }
             },
         };
         self.step(now, fact, orders);
+    }
+
+    /// Tells once of a peer whose own signature is of another run: mostly a configuration that differs from ours.
+    fn foreign(&mut self, peer: PeerId, fault: &WireFault) {
+        let other = match fault {
+            WireFault::OtherRun { .. } => true,
+            WireFault::Signature { signer, .. } => *signer == peer,
+            _ => false,
+        };
+        if other && self.foreign.len() < FOREIGN_MAX && self.foreign.insert(peer) {
+            tracing::warn!(target: "esker::peer", %peer, ours = %self.run, "takes part in another run than ours: all need the same config, --set included");
+        }
     }
 
     fn step(&mut self, now: Time, fact: Fact, orders: &mut Vec<Order>) {
@@ -387,8 +408,14 @@ impl Driver {
             Order::Persist(record) => self.journal.append(&record)?,
             Order::Wake(at) => drop(self.wakes.insert(at)),
             Order::Log(event) => {
-                if matches!(event, Event::Accepted { .. }) {
-                    self.favour();
+                match event {
+                    Event::Accepted { .. } => self.favour(),
+                    // A validator says it for each attempt; whoever started us needs it once.
+                    Event::Refused { by, reason } if self.spec.is_validator(&by) && self.refused != Some(reason) => {
+                        self.refused = Some(reason);
+                        tracing::warn!(target: "esker::peer", validator = %by, %reason, "turned away");
+                    }
+                    _ => {}
                 }
                 self.board.event(&event);
             }

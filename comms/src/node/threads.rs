@@ -93,6 +93,8 @@ fn train(hands: &Hands, jobs: &std_mpsc::Receiver<TrainJob>) {
         }
         let made = match hands.work.train(&job, &stop) {
             Ok(made) => made,
+            // It ended before its last step because it was asked to.
+            Err(_) if stop() => continue,
             Err(why) => {
                 // Not fatal: the machine waits for no update, and the next round may go better.
                 tracing::error!(target: "esker::peer", round, why, "no update");

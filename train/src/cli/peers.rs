@@ -11,6 +11,8 @@ fn reached(text: &str) -> Result<SocketAddr, String> {
     found.into_iter().next().ok_or_else(|| "the name has no address".into())
 }
 
+const YEAR_S: u64 = 366 * 86_400;
+
 /// `esker peer`.
 #[derive(Debug, Args)]
 pub struct Peer {
@@ -38,7 +40,7 @@ pub struct Peer {
     #[arg(long, value_name = "IP:PORT")]
     pub page: Option<SocketAddr>,
     /// Seconds to go on serving others after the last round
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=YEAR_S))]
     pub linger: u64,
     /// The invitation, where the run asks for one
     #[arg(long, value_name = "HEX")]
@@ -134,7 +136,7 @@ pub struct Replay {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Threads; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::threads)]
     pub threads: usize,
     /// Look at the way to these processes of a shared run instead; may be repeated
     #[arg(long, value_name = "HOST:PORT", value_parser = reached)]

@@ -6,6 +6,7 @@ use crate::config;
 use crate::peers::peer::{self, Event as Told, Options};
 use crate::peers::{PeersError, invite, local, page};
 use esker_comms::node::role;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ fn failure(e: PeersError) -> Failure {
         | PeersError::Folder(_)
         | PeersError::Node(_)
         | PeersError::Live(_) => Kind::System,
-        _ => Kind::Input,
+        // A disk that is full while tokens are packed, a key that may not be read: the root of the error tells.
+        _ => return Failure::from(e),
     };
     Failure { kind, message: e.to_string(), help: Vec::new() }
 }
@@ -62,8 +64,8 @@ pub fn run(args: cli::Peer) -> Result<(), Failure> {
 
 fn line(told: &Told) -> String {
     match told {
-        Told::Listening { addr, peer, rounds, update_bytes, compression, page } => format!(
-            "key        {peer}\nlistening  {addr}\n{}rounds     {rounds}, updates of {update_bytes} bytes, {compression:.1} times less than the model\n\n{:>5}  {:>8}  {:>9}  {:>9}  {:>7}  root\n",
+        Told::Listening { addr, peer, run, rounds, update_bytes, compression, page } => format!(
+            "key        {peer}\nrun        {run}\nlistening  {addr}\n{}rounds     {rounds}, updates of {update_bytes} bytes, {compression:.1} times less than the model\n\n{:>5}  {:>8}  {:>9}  {:>9}  {:>7}  root\n",
             page.map_or_else(String::new, |page| format!("page       http://{page}/\n")),
             "round",
             "loss",
@@ -100,17 +102,24 @@ pub fn several(command: cli::Peers) -> Result<(), Failure> {
     }
 }
 
+/// Several owners that were stopped together have no common place to go on from.
+fn stopped(place: &Path) -> Failure {
+    let message = format!("stopped before the end; what the owners did lies in {}", place.display());
+    Failure { kind: Kind::Stopped, message, help: vec!["the same command begins again, in a folder of its own".into()] }
+}
+
 /// Several owners on this machine.
 fn local(args: cli::PeersLocal) -> Result<(), Failure> {
     let run = config::load(&args.file, &args.set)?;
     watch_signals();
-    let program = std::env::current_exe().map_err(|e| Failure::file(std::path::Path::new("esker"), &e))?;
+    let program = std::env::current_exe().map_err(|e| Failure::file(Path::new("esker"), &e))?;
     let n = usize::from(args.n);
-    let mut compression = 0.0;
+    let (mut compression, mut place) = (0.0, args.out.clone());
     let say = |text: &str| if args.json { eprint!("{text}") } else { drop(print(text)) };
     let (outcome, report) = local::run(&run, n, &args.out, &program, &STOP, &mut |event| match event {
         local::Event::Ready { folder, rounds, update_bytes, compression: times } => {
             compression = times;
+            place = folder.to_path_buf();
             say(&format!(
                 "{n} owners, {rounds} rounds, updates of {update_bytes} bytes, in {}\n\n{:>5}  {:>8}  {:>9}  {:>9}  {:>11}  {:<12}  root\n",
                 folder.display(),
@@ -134,7 +143,10 @@ fn local(args: cli::PeersLocal) -> Result<(), Failure> {
         )),
         local::Event::Alone => say("\nthe same tokens by one owner ...\n"),
     })
-    .map_err(failure)?;
+    .map_err(|e| match e {
+        PeersError::Stopped => stopped(&place),
+        e => failure(e),
+    })?;
     if args.json {
         return print_json(&outcome);
     }

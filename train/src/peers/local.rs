@@ -22,7 +22,7 @@ use esker_comms::Key;
 use esker_kernels::device::Stream;
 use serde::Serialize;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -122,7 +122,7 @@ pub fn run(
     let seconds = start.elapsed().as_secs_f64();
     sink(Event::Alone);
     let begin = Instant::now();
-    let alone = alone(&shared, n, &opened)?;
+    let alone = alone(&shared, n, &opened, stop)?;
     let (update_bytes, compression) = (rounds.update_bytes, rounds.compression);
     let alone_seconds = begin.elapsed().as_secs_f64();
     let outcome = Outcome { owners: n, rows, nll, alone, update_bytes, compression, seconds, alone_seconds };
@@ -187,7 +187,12 @@ impl Rounds {
             }
             match self.told.recv_timeout(Duration::from_millis(100)) {
                 Ok((i, Some(told))) => return Ok((i, told)),
-                Ok((i, None)) => return Err(PeersError::Ended { owner: i + 1, log: self.log(i) }),
+                // Ctrl-C reaches the owners too, and one may be gone before we look at the flag again.
+                Ok((_, None)) if stop.load(Ordering::Relaxed) => return Err(PeersError::Stopped),
+                Ok((i, None)) => {
+                    let log = self.log(i);
+                    return Err(PeersError::Ended { owner: i + 1, why: last_words(&log), log });
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("local: we hold a sender"),
             }
@@ -213,7 +218,9 @@ impl Rounds {
     ) -> Result<(Vec<Row>, Option<f64>), PeersError> {
         let n = self.dirs.len();
         let (mut lines, mut done) = (vec![Vec::new(); n], vec![None; n]);
-        let (mut rows, mut text) = (Vec::<Row>::new(), String::new());
+        let path = folder.join("rounds.jsonl");
+        let mut file = File::create(&path).map_err(system(&path, "cannot be created"))?;
+        let mut rows = Vec::<Row>::new();
         let (mut ready, begin) = (1, Instant::now());
         while done.iter().any(Option::is_none) {
             match self.next(stop)? {
@@ -229,15 +236,24 @@ impl Rounds {
             }
             // One that came late has no line for what it skipped: a round is whole when all are past it.
             while let Some(row) = row(&lines, rows.len() as u64 + 1, begin)? {
-                text.push_str(&serde_json::to_string(&row).expect("our own types become JSON"));
+                let mut text = serde_json::to_string(&row).expect("our own types become JSON");
                 text.push('\n');
+                file.write_all(text.as_bytes()).map_err(system(&path, "cannot be written"))?;
                 sink(Event::Round(&row));
                 rows.push(row);
             }
         }
-        folder::write(&folder.join("rounds.jsonl"), text.as_bytes())?;
         Ok((rows, done.into_iter().flatten().next().flatten()))
     }
+}
+
+/// What an owner that ended said last: its error, or else its last line.
+fn last_words(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines = || text.lines().rev().filter(|line| !line.trim().is_empty());
+    let error = lines().find_map(|line| line.strip_prefix("error: "));
+    error.or_else(|| lines().next()).unwrap_or("it said nothing").to_string()
 }
 
 /// The row of `round`, once every owner has applied it.
@@ -290,7 +306,7 @@ pub struct Alone {
 /// that of the batch of all, so what the mean of n owners moves by is as much shorter, and the rate that suits them is
 /// as much higher (the square-root rule: Malladi et al. 2022, arXiv:2205.10287). At the owners' own rate one owner fares
 /// worse; `train/benches/record/sparseloco` has both.
-fn alone(run: &Run, n: usize, opened: &Opened) -> Result<Alone, PeersError> {
+fn alone(run: &Run, n: usize, opened: &Opened, stop: &AtomicBool) -> Result<Alone, PeersError> {
     let outer = run.shared()?.clone();
     let single = run.varied(|file| {
         (file.outer, file.peers) = (None, None);
@@ -305,6 +321,9 @@ fn alone(run: &Run, n: usize, opened: &Opened) -> Result<Alone, PeersError> {
     let mut inner = Inner::open(Arc::new(stream), single, opened)?;
     let mut losses = Vec::new();
     for round in 0..run.rounds(&outer) {
+        if stop.load(Ordering::Relaxed) {
+            return Err(PeersError::Stopped);
+        }
         let (first, steps) = (round * outer.inner_steps, run.steps_of(&outer, round));
         let trained = inner.train(first, steps, first * inner.run.rows_per_step() as u64)?;
         losses.push(trained.ok_or(OuterError::Diverged { round, step: first })?.loss);

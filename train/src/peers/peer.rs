@@ -12,7 +12,7 @@ use crate::source;
 use esker_comms::blob::bucket;
 use esker_comms::net::Config;
 use esker_comms::node::{Node, Setup, Snapshot, Way, metrics_text, role, status_json};
-use esker_comms::{Key, PeerId, RunSpec, Signature};
+use esker_comms::{Hash, Key, PeerId, RunSpec, Signature};
 use esker_kernels::device::Stream;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 pub const KEY: &str = "key";
 /// Bytes that updates and checkpoints of others may take on the disk.
 const QUOTA: u64 = 64 << 30;
+/// A run that has not begun by then waits for somebody.
+const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a process is told.
@@ -58,6 +60,8 @@ pub enum Event {
         addr: SocketAddr,
         /// Its key.
         peer: PeerId,
+        /// The run's id, which all owners of one run have in common.
+        run: Hash,
         /// Rounds of the whole run.
         rounds: u64,
         /// Bytes of an update.
@@ -135,8 +139,8 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
     };
     let mut events = EventLog::open(&dir)?;
     let log = Box::new(move |line: &_| events.put(line));
-    let (me, rounds, update_bytes, compression) =
-        (key.id(), spec.limits.rounds, spec.blob_bytes, owner.layout().compression());
+    let (me, run_id, owners_min) = (key.id(), spec.id(), spec::peers(&run)?.owners_min);
+    let (rounds, update_bytes, compression) = (spec.limits.rounds, spec.blob_bytes, owner.layout().compression());
     let work = Arc::new(OwnerWork::new(owner, me, dir.clone()));
     // Who observes makes no update; who trains may do all the rest besides.
     let roles = if roles == 0 { role::PEER } else { roles };
@@ -144,12 +148,20 @@ pub fn run(options: Options, stop: &AtomicBool, sink: &mut dyn FnMut(Event)) -> 
     let node = Node::start(setup, Config::new(bind, 0), Arc::clone(&work) as Arc<dyn esker_comms::node::Work>)?;
     let live = page.map(|addr| show(addr, &node)).transpose()?;
     let page = live.as_ref().map(Live::addr);
-    sink(Event::Listening { addr: node.addr(), peer: me, rounds, update_bytes, compression, page });
-    let mut told = 0;
+    sink(Event::Listening { addr: node.addr(), peer: me, run: run_id, rounds, update_bytes, compression, page });
+    let (mut told, start, mut waits) = (0, Instant::now(), true);
     let mut end: Option<Instant> = None;
     while !stop.load(Ordering::Relaxed) && node.is_running() && end.is_none_or(|end| Instant::now() < end) {
         let now = node.snapshot();
         tell(&now, &mut told, sink);
+        // Once: who waits for others, or for ever, is told what for.
+        if waits && start.elapsed() > PATIENCE {
+            waits = false;
+            if now.tip == 0 && now.training.is_none() {
+                let linked = now.peers.len();
+                tracing::warn!(target: "esker::peer", linked, owners_min, run = %run_id, "no round has begun: it waits for peers.owners_min owners and a quorum of validators, all with this run's id");
+            }
+        }
         if now.applied >= rounds && end.is_none() {
             let validated = work.score()?;
             let (nll, bits_per_byte) = (validated.map(|v| v.nll), validated.map(|v| v.bits_per_byte));
