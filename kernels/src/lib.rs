@@ -21,7 +21,7 @@ pub mod tensor;
 pub enum DeviceError {
     /// The system would not give the memory that the plan asks for.
     #[error(
-        "could not map {wanted_bytes} bytes of host memory: {source}; lower batch.micro_rows, set train.recompute = \"block\" or use a smaller model"
+        "could not map {wanted_bytes} bytes of host memory: {source}; in a run lower batch.micro_rows or set train.recompute = \"block\", elsewhere ask for fewer tokens at once, or use a smaller model"
     )]
     OutOfMemory {
         /// Bytes asked for in one mapping.

@@ -31,6 +31,16 @@ pub struct Pool {
     shared_taken: AtomicBool,
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// The most threads that a pool of this machine takes. What waits for all of them grows with each one beside the cores:
+/// a thousand on two cores make a step two hundred times slower, and more could not be stopped any more.
+pub fn threads_max() -> usize {
+    (4 * cores()).max(256)
+}
+
 /// What a piece of work may use besides its arguments: the scratch of the lane that runs it.
 #[derive(Debug)]
 pub struct Lane<'a> {
@@ -43,10 +53,12 @@ pub struct Lane<'a> {
 impl Pool {
     /// A pool of `threads` threads; 0 takes every core.
     pub fn new(threads: usize) -> Result<Pool> {
-        let lanes = match threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            n => n,
-        };
+        let (cores, most) = (cores(), threads_max());
+        if threads > most {
+            let why = format!("{cores} cores take {most} at most; 0 is one a core");
+            return Err(DeviceError::Threads { threads, why });
+        }
+        let lanes = if threads == 0 { cores } else { threads };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(lanes)
             .thread_name(|i| format!("esker-cpu-{i}"))

@@ -40,12 +40,13 @@ Ctrl-C or SIGTERM finishes the step, saves and exits 130; a second one ends at o
 Examples:
   esker train configs/quickstart.toml
   esker train configs/quickstart.toml --set optim.lr=1e-3 --set train.steps=600
-  esker train --resume runs/quickstart-001")]
+  esker train --resume runs/quickstart-001
+  esker train --resume runs/quickstart-001 --set train.threads=1")]
     Train(Train),
     /// Show layers, parameters, FLOPs and memory of a config; nothing runs
     #[command(after_help = "\
 Example:
-  esker plan configs/quickstart.toml --set batch.micro_rows=4")]
+  esker plan configs/quickstart.toml --set train.dtype=f32")]
     Plan(Plan),
     /// Continue a prompt
     #[command(after_help = "\
@@ -220,7 +221,7 @@ pub struct Train {
     /// Config of the run (TOML)
     pub file: Option<PathBuf>,
     /// Override a key of the config, as optim.lr=3e-4; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", requires = "file")]
+    #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Go on with this run folder from its newest checkpoint
     #[arg(long, value_name = "RUN")]
@@ -268,7 +269,7 @@ pub struct Study {
     #[arg(long, default_value = "studies", value_name = "DIR")]
     pub out: PathBuf,
     /// Runs at a time, each on one thread; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub jobs: usize,
     /// Run this instead: JSON as under "setting" in a result; may be repeated
     #[arg(long, value_name = "JSON")]
@@ -291,7 +292,7 @@ pub enum Which {
 pub struct Plan {
     /// Config of the run (TOML)
     pub file: PathBuf,
-    /// Override a key of the config, as batch.micro_rows=4; may be repeated
+    /// Override a key of the config, as train.dtype=f32; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// What would hold the run; without a driver, a card of unknown size
@@ -338,7 +339,7 @@ pub struct Import {
     #[arg(value_name = "OUT")]
     pub to: PathBuf,
     /// Threads; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Print JSON
     #[arg(long)]
@@ -358,7 +359,7 @@ pub struct Export {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub dtype: Precision,
     /// Threads; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Print JSON
     #[arg(long)]
@@ -372,7 +373,7 @@ pub struct Parity {
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
     /// Threads; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Print every tensor's difference as JSON
     #[arg(long)]
@@ -394,7 +395,7 @@ pub struct Bench {
     #[arg(long, default_value = "", value_name = "FILTER")]
     pub case: String,
     /// Threads; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Only this arithmetic (both when left out)
     #[arg(long, value_enum)]
@@ -417,6 +418,13 @@ pub struct Bench {
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+/// A number of threads that this machine can be asked for.
+fn threads(text: &str) -> Result<usize, String> {
+    let most = esker_kernels::pool::threads_max();
+    let asked = text.parse().ok().filter(|n| *n <= most);
+    asked.ok_or_else(|| format!("from 1 to {most} on this machine, or 0 for every core"))
 }
 
 /// Arithmetic a user may ask for.

@@ -122,6 +122,8 @@ const MFU: &str = "flops_per_token x tokens_per_s / bf16 flops_per_s; measured: 
 
 /// Runs all of it on `gpu` and writes `gpu.json` and `gpu.txt` into `out`; `say` hears what is under way.
 pub fn gpu(gpu: &Gpu, extent: Extent, out: &Path, mut say: impl FnMut(&str)) -> Result<GpuReport, GpuError> {
+    // First, so that a folder that cannot be written is known before an hour of a card.
+    let script = torch::script(out)?;
     let (s, device) = (&Stream::Gpu(gpu.clone()), gpu.name());
     say(&format!("ceilings of {device}"));
     let peaks = Peaks::measure(s)?;
@@ -144,7 +146,7 @@ pub fn gpu(gpu: &Gpu, extent: Extent, out: &Path, mut say: impl FnMut(&str)) -> 
     let kind = if gpu.is_sim() { Kind::Sim } else { Kind::Cuda };
     let training = training::training(kind, &device, peaks, s.threads(), extent)?;
     say("PyTorch");
-    let torch = torch::torch(out)?;
+    let torch = torch::torch(out, &script)?;
     let version = env!("CARGO_PKG_VERSION");
     let report = GpuReport { version, device, peaks, conformance, ops, steps, training, mfu_formula: MFU, torch };
     let json = serde_json::to_string_pretty(&report).expect("bench: a report is always JSON");

@@ -281,7 +281,7 @@ pub struct Prepare {
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub piece_bytes: u64,
     /// Threads that encode; 0 takes every core
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = super::threads)]
     pub threads: usize,
 }
 

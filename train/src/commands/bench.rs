@@ -11,9 +11,12 @@ pub fn run(args: cli::Bench) -> Result<(), Failure> {
     if args.what.as_deref() == Some("gpu") {
         return gpu(&args);
     }
+    let what = args.what.as_deref().unwrap_or("");
+    if !what.is_empty() && bench::names().all(|name| name != what) {
+        return Err(unknown(what));
+    }
     let stream = Stream::open(args.device.kind(), args.threads)?;
     let peaks = Peaks::measure(&stream)?;
-    let what = args.what.as_deref().unwrap_or("");
     let mut rows = 0;
     let mut unread = None;
     let dtypes: Vec<_> = args.dtype.map_or(bench::DTYPES.to_vec(), |d| vec![d.into()]);
@@ -30,12 +33,7 @@ pub fn run(args: cli::Bench) -> Result<(), Failure> {
         "step" => bench::steps(&stream, &peaks, &args.case, &dtypes, args.seconds, &mut show)?,
         "decode" => bench::decode(&stream, &peaks, &args.case, &dtypes, args.seconds, &mut show)?,
         "data" => bench::data(stream.threads(), &args.case, args.seconds, &mut show)?,
-        op => {
-            if !op.is_empty() && bench::names().all(|name| name != op) {
-                return Err(unknown(op));
-            }
-            bench::ops(&stream, &peaks, op, &args.case, args.dtype.map(Into::into), &mut show)?;
-        }
+        op => bench::ops(&stream, &peaks, op, &args.case, args.dtype.map(Into::into), &mut show)?,
     }
     if let Some(failure) = unread {
         return Err(failure);

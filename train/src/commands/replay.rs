@@ -5,6 +5,8 @@ use crate::cli::peers::Replay;
 use crate::peers::replay::{self, Row};
 use esker_comms::round::log::{Line, Timed};
 
+const WHAT: &str = "name the folder of a peer, as runs/NAME-peer, or one of its events";
+
 pub fn run(args: Replay) -> Result<(), Failure> {
     let asked = |round: Option<u64>| args.round.is_none_or(|only| round == Some(only));
     let mut failed = None;
@@ -20,7 +22,11 @@ pub fn run(args: Replay) -> Result<(), Failure> {
     }
     if replayed.files.is_empty() {
         let message = format!("{}: holds no event log", args.path.display());
-        return Err(Failure::input(message).help("name the folder of a peer, as runs/NAME-peer, or one of its events"));
+        return Err(Failure::input(message).help(WHAT));
+    }
+    if let [(file, _, _, 0, rest @ 1..)] = &replayed.files[..] {
+        let message = format!("{}: no event log: its {rest} bytes hold no whole line of one", file.display());
+        return Err(Failure::input(message).help(WHAT));
     }
     if args.lines {
         return Ok(());

@@ -14,6 +14,11 @@ pub fn run(args: Sim) -> Result<(), Failure> {
     if !(1..=1500).contains(&args.peers) || args.rounds == 0 {
         return Err(Failure::input("--peers takes 1 to 1500, --rounds at least 1"));
     }
+    if let [from, to] = args.partition[..]
+        && from >= to
+    {
+        return Err(Failure::input(format!("--partition {from} {to}: FROM has to be a round before TO")));
+    }
     let config = Config {
         validators: args.validators.into(),
         churn: share("churn", args.churn, 0.5)?,

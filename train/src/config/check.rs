@@ -10,6 +10,8 @@ type Refusal = (String, String);
 
 /// Tokens of a run are counted in f64 here and there, which is exact below this.
 const TOKENS_MAX: u64 = 1 << 53;
+/// More than anyone has put into a step, hundreds of times over: a step cannot be stopped in its middle.
+const STEP_TOKENS_MAX: usize = 1 << 32;
 /// A window longer than this is a mistake, and its state would be large.
 const WINDOW_MAX: usize = 1 << 16;
 /// More threads than any machine has.
@@ -128,6 +130,9 @@ fn eval(e: &Eval) -> Result<(), Refusal> {
 }
 
 fn batch(b: &Batch, context: usize) -> Result<(), Refusal> {
+    holds(b.tokens_per_step <= STEP_TOKENS_MAX, "batch.tokens_per_step", || {
+        format!("{}; at most {STEP_TOKENS_MAX}, since a step is done as a whole", b.tokens_per_step)
+    })?;
     holds(b.seq_len >= 1, "batch.seq_len", || "0; at least 1".into())?;
     holds(b.seq_len <= context, "batch.seq_len", || format!("{} is more than model.context = {context}", b.seq_len))?;
     holds(b.grain_rows >= 1, "batch.grain_rows", || "0; at least 1".into())?;

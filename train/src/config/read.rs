@@ -69,7 +69,7 @@ fn put(table: &mut toml::Table, key: &[String], value: toml::Value) -> Result<()
     for section in sections {
         let entry = at.entry(section.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         let found = entry.type_str();
-        at = entry.as_table_mut().ok_or_else(|| format!("{section} is a {found}, not a section"))?;
+        at = entry.as_table_mut().ok_or_else(|| format!("{section} is of type {found}, not a section"))?;
     }
     at.insert(last.clone(), value);
     Ok(())
@@ -126,7 +126,7 @@ fn explain(error: &serde_path_to_error::Error<toml::de::Error>, places: &Places<
                 false => None,
             };
             let hint = meant.map_or(String::new(), |m| format!(" (did you mean \"{m}\"?)"));
-            (path.clone(), format!("{message}{hint}"))
+            (path.clone(), format!("{}{hint}", plain(&message)))
         }
     };
     let at = match key == path {
@@ -135,6 +135,19 @@ fn explain(error: &serde_path_to_error::Error<toml::de::Error>, places: &Places<
         false => places.of(&path),
     };
     ConfigError::Value { at, key: if key.is_empty() { "the file".into() } else { key }, why }
+}
+
+/// serde's message with what was expected in words of TOML instead of Rust's.
+fn plain(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once("expected ") else { return message.into() };
+    let expected = match expected {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number, 0 or more",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list, as [1, 2]",
+        expected if expected.starts_with("struct ") => "a section, or { key = value, .. }",
+        expected => expected,
+    };
+    format!("{found}expected {expected}")
 }
 
 /// The name nearest to `wrong`, when it is near enough to be meant.

@@ -2,7 +2,10 @@
 
 use super::GpuError;
 use serde::Serialize;
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// `tools/compare_gpu.py`, so that the binary alone is enough on the other machine.
 const SCRIPT: &str = include_str!("../../../../tools/compare_gpu.py");
@@ -16,12 +19,17 @@ pub struct Torch {
     pub found: Option<serde_json::Value>,
 }
 
-/// Runs the script; a machine without Python or torch is no failure.
-pub(super) fn torch(out: &Path) -> Result<Torch, GpuError> {
+/// Writes the script into `out`, which is made.
+pub(super) fn script(out: &Path) -> Result<PathBuf, GpuError> {
     let script = out.join("compare_gpu.py");
     let written = std::fs::create_dir_all(out).and_then(|()| std::fs::write(&script, SCRIPT));
     written.map_err(|source| GpuError::Write { path: script.display().to_string(), source })?;
-    let ran = Command::new("python3").arg(&script).arg("--out").arg(out).output();
+    Ok(script)
+}
+
+/// Runs the script; a machine without Python or torch is no failure.
+pub(super) fn torch(out: &Path, script: &Path) -> Result<Torch, GpuError> {
+    let ran = Command::new("python3").arg(script).arg("--out").arg(out).output();
     let read = || serde_json::from_slice(&std::fs::read(out.join("torch.json")).ok()?).ok();
     let skipped = match ran {
         Err(e) => format!("python3 does not start: {e}"),

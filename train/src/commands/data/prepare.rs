@@ -10,7 +10,7 @@ use crate::{
     progress::clock,
 };
 use esker_data::{
-    pack::{self, Manifest, PackOptions, SplitEntry},
+    pack::{self, Manifest, PackError, PackOptions, SplitEntry},
     prepare::{Progress, prepare},
     text::TextOptions,
     tokenizer::Tokenizer,
@@ -38,15 +38,32 @@ pub fn run(args: Prepare) -> Result<(), Failure> {
 
 /// What both commands do; `options` holds what `base` does not name.
 pub fn with(base: Tokenize, options: PackOptions) -> Result<(), Failure> {
-    let tokenizer =
-        if base.tokenizer == Path::new("bytes") { Tokenizer::bytes() } else { Tokenizer::from_file(&base.tokenizer)? };
+    let tokenizer = if base.tokenizer == Path::new("bytes") { Tokenizer::bytes() } else { tokenizer(&base.tokenizer)? };
     let Tokenize { val_fraction, seed, overwrite, .. } = base;
     let options = PackOptions { val_fraction, seed, overwrite, ..options };
     let mut shown = Shown::new();
     let outcome = prepare(&base.inputs, &tokenizer, &base.out, &options, &mut |p| shown.on(p));
     shown.end();
-    let manifest = outcome?;
-    if base.json { print_json(&manifest) } else { print(&summary(&manifest, &base.out, shown.begin.elapsed())) }
+    let manifest = outcome.map_err(|e| match e {
+        PackError::Exists { .. } => Failure::from(e).help("--overwrite replaces it"),
+        e => Failure::from(e),
+    })?;
+    if base.json {
+        return print_json(&manifest);
+    }
+    print(&summary(&manifest, &base.out, shown.begin.elapsed()))?;
+    // On stderr: it is advice, and the summary's lines are to be copied.
+    if manifest.val.documents == 0 && val_fraction > 0.0 {
+        eprintln!(
+            "note: no document fell to validation; a larger --val-fraction holds out more (a .txt file is one document)"
+        );
+    }
+    Ok(())
+}
+
+fn tokenizer(path: &Path) -> Result<Tokenizer, Failure> {
+    let what = "--tokenizer takes a tokenizer.json, a folder that holds one, or `bytes`";
+    Tokenizer::from_file(path).map_err(|e| Failure::from(e).help(what))
 }
 
 fn summary(manifest: &Manifest, out: &Path, took: Duration) -> String {
