@@ -206,6 +206,11 @@ pub fn load_tensors(file: &Path, tensors: &mut [(String, &mut Tensor)]) -> Resul
     Ok(metadata)
 }
 
+/// The metadata of a safetensors file, of which only the header is read.
+pub fn read_metadata(file: &Path) -> Result<Vec<(String, String)>, HfError> {
+    Ok(Reader::open(file)?.metadata)
+}
+
 /// What a file's index says is where.
 fn open_index(dir: &Path, index: &Path) -> Result<Vec<Reader>, HfError> {
     let bad = |why: String| HfError::Format { file: index.into(), why };

@@ -241,23 +241,11 @@ pub fn listed(dir: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 
 /// Loads the checkpoint in `path` into `state`, whose tensors have the run's shapes, and gives its position.
 ///
-/// The weights are compared with the shapes of the run, the position with the run's configuration and `tokens`, the
-/// digest of its training tokens.
+/// The position is compared with the run's configuration and `tokens`, the digest of its training tokens, before any
+/// tensor with the shapes of the run: of another configuration its keys say more than a shape.
 pub fn load(path: &Path, run: &Run, state: &mut State, tokens: &str) -> Result<Position, CheckpointError> {
-    if state.low.is_some() {
-        let mut whole = masters::room(run)?;
-        hf::load(path, &mut whole)?;
-        masters::part(&whole, state);
-    } else {
-        hf::load(path, &mut state.master)?;
-    }
     let file = path.join(STATE);
-    let State { m, v, .. } = &mut *state;
-    let m = m.each_mut().map(|(name, t)| (format!("m.{name}"), t));
-    let v = v.each_mut().map(|(name, t)| (format!("v.{name}"), t));
-    let mut tensors: Vec<(String, &mut Tensor)> = m.chain(v).collect();
-    let metadata = hf::load_tensors(&file, &mut tensors)?;
-    let position = position(&file, &metadata)?;
+    let position = position(&file, &hf::read_metadata(&file)?)?;
     let now = run.canonical();
     if position.config != now {
         let differences = config::differences(&position.config, &now);
@@ -267,6 +255,18 @@ pub fn load(path: &Path, run: &Run, state: &mut State, tokens: &str) -> Result<P
         let (was, is) = (position.tokens, tokens.to_string());
         return Err(CheckpointError::OtherTokens { folder: path.into(), was, is });
     }
+    if state.low.is_some() {
+        let mut whole = masters::room(run)?;
+        hf::load(path, &mut whole)?;
+        masters::part(&whole, state);
+    } else {
+        hf::load(path, &mut state.master)?;
+    }
+    let State { m, v, .. } = &mut *state;
+    let m = m.each_mut().map(|(name, t)| (format!("m.{name}"), t));
+    let v = v.each_mut().map(|(name, t)| (format!("v.{name}"), t));
+    let mut tensors: Vec<(String, &mut Tensor)> = m.chain(v).collect();
+    hf::load_tensors(&file, &mut tensors)?;
     let damaged = |field: &str, why: String| CheckpointError::Damaged { file: file.clone(), field: field.into(), why };
     let rows = position.step.checked_mul(run.rows_per_step() as u64);
     if rows != Some(position.position) {

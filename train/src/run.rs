@@ -257,8 +257,9 @@ impl From<LoaderError> for TrainError {
     }
 }
 
-/// Trains a run to its end, or until `options.stop` is raised.
+/// Trains a run to its end, or until `options.stop` is raised. A new run that cannot begin leaves no folder behind.
 pub fn train(start: Start, options: &Options<'_>, sink: &mut Sink<'_>) -> Result<Outcome, TrainError> {
+    let fresh = matches!(start, Start::New { .. });
     let (run, folder) = match start {
         Start::New { run, out } => {
             let folder = Folder::create(&out, &run)?;
@@ -270,6 +271,24 @@ pub fn train(start: Start, options: &Options<'_>, sink: &mut Sink<'_>) -> Result
             (run.map_or_else(own, Ok)?, folder)
         }
     };
+    let (path, mut begun) = (folder.path().to_path_buf(), false);
+    let ended = go(run, folder, options, sink, &mut begun);
+    if fresh && !begun {
+        // It holds what its configuration says and no step. A failure here changes nothing about why the run did not
+        // begin, which is what is told.
+        let _ = std::fs::remove_dir_all(&path);
+    }
+    ended
+}
+
+/// [`train`] in a folder that is ours; `begun` becomes true before the first step.
+fn go(
+    run: Run,
+    folder: Folder,
+    options: &Options<'_>,
+    sink: &mut Sink<'_>,
+    begun: &mut bool,
+) -> Result<Outcome, TrainError> {
     // A device is opened first: what it can give is part of the plan.
     let device = match options.device {
         Kind::Cpu => None,
@@ -279,13 +298,16 @@ pub fn train(start: Start, options: &Options<'_>, sink: &mut Sink<'_>) -> Result
         Some(device) => Plan::on_device(&run, device.free_bytes()?.map(|free| free as u64)),
         None => Plan::of(&run),
     };
-    let json = serde_json::to_string_pretty(&plan).expect("run: a plan is always JSON");
-    folder::write(&folder.path().join("plan.json"), json.as_bytes())?;
+    let plan_json = folder.path().join("plan.json");
     sink(Event::Planned { plan: &plan, folder: folder.path() });
     plan.check_device()?;
     let opened = source::open(&run, folder.path())?;
     let stream = device.map_or_else(|| Stream::open(Kind::Cpu, run.train.threads), Ok)?;
     let trainer = Trainer::open(&stream, options, run, folder, opened, sink)?;
+    // After the checkpoint was accepted, as with the configuration.
+    let json = serde_json::to_string_pretty(&plan).expect("run: a plan is always JSON");
+    folder::write(&plan_json, json.as_bytes())?;
+    *begun = true;
     stream.enter(|| trainer.run(sink))
 }
 

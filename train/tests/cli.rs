@@ -8,6 +8,7 @@ const COMMANDS: [&str; 18] = [
     "train", "plan", "generate", "score", "serve", "eval", "tokenize", "fetch", "import", "export", "parity", "bench",
     "doctor", "peer", "study", "sim", "replay", "watch",
 ];
+const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
 /// The commands of `esker peers`.
 const PEERS: [&str; 3] = ["local", "key", "invite"];
 /// The commands of `esker data`.
@@ -36,14 +37,40 @@ fn every_command_shows_an_example_of_itself() {
     assert!(all.contains("Exit codes:") && all.contains("130") && all.contains("Example:"), "{all}");
 }
 
+/// Of those commands whose examples need no more than this repository and a moment.
+#[test]
+fn examples_run_as_they_are_written() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
+    for command in [&["plan"][..], &["data", "mix"], &["data", "inspect"]] {
+        let help = esker(&[command, &["--help"]].concat()).stdout;
+        let begin = format!("  esker {} ", command.join(" "));
+        let examples = help.lines().filter(|line| line.starts_with(&begin) && line.contains("configs/"));
+        let examples: Vec<Vec<String>> = examples
+            .map(|line| {
+                line.split_whitespace().skip(1).map(|word| word.replace("configs/", &format!("{root}configs/")))
+            })
+            .map(Iterator::collect)
+            .collect();
+        assert!(!examples.is_empty(), "{help}");
+        for example in examples {
+            let words: Vec<&str> = example.iter().map(String::as_str).collect();
+            let ran = esker(&words);
+            assert_eq!(ran.code, 0, "{words:?}: {}", ran.stderr);
+        }
+    }
+}
+
 #[test]
 fn a_misspelt_word_is_answered_with_the_right_one() {
     fails(&["trian", "x.toml"], 2, &["train"]);
     fails(&["plan", "x.toml", "--jsno"], 2, &["--json"]);
     fails(&["bench", "attentoin"], 2, &["did you mean \"attention\"?"]);
-    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
-    fails(&["plan", quickstart, "--set", "optim.lrr=1"], 2, &["optim.lr"]);
-    fails(&["plan", quickstart, "--set", "optimm.lr=1"], 2, &["optim"]);
+    fails(&["plan", QUICKSTART, "--set", "optim.lrr=1"], 2, &["optim.lr"]);
+    fails(&["plan", QUICKSTART, "--set", "optimm.lr=1"], 2, &["optim"]);
+    fails(&["plan", QUICKSTART, "--set", "optim.lr=fast"], 2, &["optim.lr", "\"fast\"", "expected a number"]);
+    fails(&["plan", QUICKSTART, "--set", "train.steps=1.5"], 2, &["train.steps", "expected a whole number"]);
+    fails(&["plan", QUICKSTART, "--set", "data.train=x"], 2, &["data.train", "expected a list"]);
+    fails(&["plan", QUICKSTART, "--set", "model=3"], 2, &["model", "expected a section"]);
 }
 
 #[test]
@@ -64,6 +91,15 @@ fn exit_codes_tell_input_from_system() {
     fails(&["train", "--resume", &model], 2, &["config.toml"]);
     fails(&["replay", &model], 2, &["no event log", "help:"]);
     fails(&["peer", "x.toml", "--join", "nowhere"], 2, &["HOST:PORT"]);
+    fails(&["replay", QUICKSTART], 2, &["quickstart.toml", "no event log", "help:"]);
+    fails(&["sim", "--rounds", "5", "--partition", "4", "2"], 2, &["--partition 4 2", "before"]);
+    fails(&["tokenize", "--tokenizer", "byte", "--out", &path("o"), &path("latin1.txt")], 3, &["help:", "`bytes`"]);
+    // Wishes without measure: threads that could not be ended any more, a year past the end of time.
+    fails(&["generate", "--model", &model, "--threads", "1000000"], 2, &["--threads", "on this machine"]);
+    fails(&["study", "liars", "--jobs", "1000000"], 2, &["--jobs", "on this machine"]);
+    fails(&["train", QUICKSTART, "--set", "train.threads=4000", "--out", &path("r")], 3, &["4000", "at most"]);
+    fails(&["peer", QUICKSTART, "--linger", &u64::MAX.to_string()], 2, &["--linger"]);
+    fails(&["plan", QUICKSTART, "--set", "batch.tokens_per_step=1000000000000"], 2, &["at most", "step"]);
     // What the system refuses: 3.
     fails(&["score", "--model", &path("nowhere"), "--tokens", &path("good.json")], 3, &["nowhere"]);
     fails(&["score", "--model", &model, "--tokens", &path("nowhere.json")], 3, &["nowhere.json"]);
@@ -76,8 +112,7 @@ fn json_alone_stands_on_stdout() {
     let dir = tempfile::tempdir().unwrap();
     let model = model_folder(dir.path());
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
-    assert!(json(&["plan", quickstart, "--json"])["params"].as_u64().unwrap() > 0);
+    assert!(json(&["plan", QUICKSTART, "--json"])["params"].as_u64().unwrap() > 0);
 
     std::fs::write(path("rows.json"), "{\"rows\": [[1, 2, 3, 4], [5], [], [6, 7]]}").unwrap();
     let scores = json(&["score", "--model", &model, "--tokens", &path("rows.json")]);
@@ -146,6 +181,45 @@ fn text_becomes_shards_that_can_be_scored() {
     assert_eq!(again.code, 2, "{}", again.stderr);
     let text = esker(&["tokenize", "--tokenizer", "bytes", "--out", &out, "--overwrite", &path("corpus.jsonl")]);
     assert!(text.stdout.contains("source = \"shards\""), "{}", text.stdout);
+}
+
+/// The smallest run there is, over a text of bytes in `dir`; gives its config.
+fn tiny(dir: &std::path::Path) -> String {
+    let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let lines: String = (0..60).map(|i| format!("{{\"text\": \"this is document number {i}\"}}\n")).collect();
+    std::fs::write(path("corpus.jsonl"), lines).unwrap();
+    let args = ["--tokenizer", "bytes", "--out", &path("tokens"), "--val-fraction", "0.5", &path("corpus.jsonl")];
+    assert_eq!(esker(&[&["tokenize"][..], &args].concat()).code, 0);
+    std::fs::write(path("tiny.toml"), include_str!("tiny.toml").replace('@', &path("tokens"))).unwrap();
+    path("tiny.toml")
+}
+
+#[test]
+fn a_run_that_cannot_begin_leaves_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, out) = (tiny(dir.path()), dir.path().join("runs").to_string_lossy().into_owned());
+    fails(&["train", &config, "--out", &out, "--set", "data.train=[\"nope.shard\"]"], 3, &["nope.shard"]);
+    fails(&["train", &config, "--out", &out, "--set", "model.vocab=100"], 2, &["model.vocab"]);
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    // One that began stays, whatever becomes of it.
+    fails(&["train", &config, "--out", &out, "--set", "optim.lr=1e30", "--set", "optim.weight_decay=0"], 2, &["lr"]);
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn a_run_goes_on_under_overrides_that_change_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, out) = (tiny(dir.path()), dir.path().join("runs").to_string_lossy().into_owned());
+    let run = json(&["train", &config, "--out", &out, "--json"])["folder"].as_str().unwrap().to_string();
+    let again = json(&["train", "--resume", &run, "--set", "train.threads=2", "--json"]);
+    assert_eq!(again["step"], 6);
+    // Refused by its key, though the shapes of all tensors differ too; and nothing in the folder is touched.
+    let kept = |name: &str| std::fs::read(std::path::Path::new(&run).join(name)).unwrap();
+    let before = (kept("plan.json"), kept("config.toml"));
+    fails(&["train", "--resume", &run, "--set", "model.ffn=32"], 2, &["model.ffn was 24 and is now 32"]);
+    assert_eq!(before, (kept("plan.json"), kept("config.toml")));
+    fails(&["train", "--resume", &format!("{run}/ckpt")], 2, &["did you mean"]);
+    fails(&["train", "--resume", &format!("{run}-nope")], 3, &["tiny-001-nope", "help:"]);
 }
 
 #[test]

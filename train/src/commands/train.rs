@@ -4,7 +4,7 @@ use super::{Failure, Kind, generate, model, print_json, program, quoted};
 use crate::{
     cli,
     config::{self, Run},
-    folder,
+    folder::{self, FolderError},
     metrics::{self, Validated},
     progress::{Out, Progress},
     report::{self, Beaten, Finish, Text},
@@ -62,6 +62,13 @@ pub fn run(args: cli::Train) -> Result<(), Failure> {
     let outcome = run::train(start, &options, &mut |event: Event<'_>| {
         progress.on(&event);
         reports.on(&event);
+    });
+    let outcome = outcome.map_err(|e| match (Failure::from(e), &reports.folder) {
+        // A full disk or the like: once that is mended the run goes on.
+        (failure, Some(folder)) if failure.kind == Kind::System && folder.exists() => {
+            failure.help(format!("what was saved is kept; then go on with: {}", resume(folder)))
+        }
+        (failure, _) => failure,
     })?;
     let (finish, report) = finish(&outcome, &progress)?;
     if args.json {
@@ -70,19 +77,25 @@ pub fn run(args: cli::Train) -> Result<(), Failure> {
         progress.say(&closing(&outcome, &finish, &report));
     }
     if outcome.stopped {
-        let folder = quoted(&outcome.folder.to_string_lossy());
         let message = format!("stopped after step {} of {}; everything is saved", outcome.step, outcome.steps);
-        let resume = format!("go on with: {} train --resume {folder}", program());
-        return Err(Failure { kind: Kind::Stopped, message, help: vec![resume] });
+        let help = vec![format!("go on with: {}", resume(&outcome.folder))];
+        return Err(Failure { kind: Kind::Stopped, message, help });
     }
     Ok(())
+}
+
+/// The command that goes on with the run in `folder`.
+fn resume(folder: &Path) -> String {
+    format!("{} train --resume {}", program(), quoted(&folder.to_string_lossy()))
 }
 
 /// What to run, and with how many threads.
 fn start(args: &cli::Train) -> Result<(Start, usize), Failure> {
     let file = args.file.as_ref().map(|file| config::load(file, &args.set)).transpose()?;
     match (&args.resume, file) {
-        (None, None) => Err(Failure::input("nothing to train: give a config FILE or --resume RUN")),
+        (None, None) => {
+            Err(Failure::input("nothing to train: give a config FILE, as configs/quickstart.toml, or --resume RUN"))
+        }
         (None, Some(run)) => {
             if let Some(note) = alone(&run) {
                 eprintln!("{note}");
@@ -92,17 +105,19 @@ fn start(args: &cli::Train) -> Result<(Start, usize), Failure> {
         }
         (Some(folder), run) => {
             let own = folder.join(folder::CONFIG);
-            if !own.exists() {
-                let message = format!("{}: not a run folder: it has no {}", folder.display(), folder::CONFIG);
-                return Err(
-                    Failure::input(message).help("give the folder that `esker train` printed, as runs/NAME-001")
-                );
+            let what = "give the folder that `esker train` printed, as runs/NAME-001";
+            if let Err(e) = std::fs::read_dir(folder) {
+                return Err(Failure::file(folder, &e).help(what));
             }
-            let threads = match &run {
-                Some(run) => run.threads(),
-                None => config::load(&own, &[])?.threads(),
+            if !own.exists() {
+                return Err(Failure::from(FolderError::NoRun { folder: folder.clone() }).help(what));
+            }
+            let run = match run {
+                Some(run) => run,
+                None => config::load(&own, &args.set)?,
             };
-            Ok((Start::Resume { folder: folder.clone(), run }, threads))
+            let threads = run.threads();
+            Ok((Start::Resume { folder: folder.clone(), run: Some(run) }, threads))
         }
     }
 }

@@ -73,7 +73,7 @@ fn relations_are_checked_with_their_numbers() {
         ("model.layers=0", ["model.layers", "0", "1"]),
         ("model.layers=1000000000", ["model.layers", "1000000000", ""]),
         ("model.vocab=1024", ["model.vocab", "1024", "2048"]),
-        ("model.hidden=-1", ["model.hidden", "-1", "usize"]),
+        ("model.hidden=-1", ["model.hidden", "-1", "whole number"]),
         ("data.tokenizer.vocab=100", ["data.tokenizer", "100", "257"]),
         ("data.train=[\"a.shard\"]", ["data.train", "embedded", "shards"]),
         ("data.source=shards", ["data.train", "empty", "shard"]),
@@ -114,7 +114,7 @@ fn relations_are_checked_with_their_numbers() {
         ("sample.tokens=0", ["sample.tokens", "0", "leave"]),
         ("name=a/b", ["name", "a/b", "letters"]),
         ("name=.hidden", ["name", ".hidden", "letters"]),
-        ("seed=-1", ["seed", "-1", "u64"]),
+        ("seed=-1", ["seed", "-1", "whole number"]),
     ] {
         let said = refuse(GOOD, &[set]);
         for want in wants {
