@@ -20,7 +20,7 @@ mod http;
 mod talk;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub mod wire;
 
 use crate::engine::flow::{self, Flow};
 use esker_data::tokenizer::Tokenizer;

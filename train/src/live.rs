@@ -7,8 +7,9 @@
 //! | GET /metrics      | Prometheus text, version 0.0.4 |
 //! | GET /healthz      | 200 while the process lives |
 //!
-//! It only tells, and takes nothing: no path changes the run. Still it is meant for one's own network, so commands listen
-//! on the loopback unless told otherwise. [`watch`] is the same in a terminal.
+//! It only tells, and takes nothing: no path changes the run, and connections have the bounds of [`esker_eval::serve::wire`].
+//! Still it is meant for one's own network, so commands listen on the loopback unless told otherwise. [`watch`] is the same
+//! in a terminal.
 
 pub mod watch;
 
@@ -18,6 +19,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use esker_eval::serve::wire::Door;
 use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
@@ -25,6 +27,8 @@ use std::{
 };
 use tokio::sync::Notify;
 
+/// Connections at once: descriptors are what blobs and journal need too.
+const CONNECTIONS_MAX: usize = 32;
 const PAGE: &str = include_str!("live/page.html");
 /// The page may run its own script and style and ask this server, nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
@@ -89,7 +93,7 @@ impl Live {
             runtime.block_on(async {
                 let outcome = async {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
-                    axum::serve(listener, router(tells)).await
+                    axum::serve(Door::new(listener, CONNECTIONS_MAX), router(tells)).await
                 };
                 tokio::select! {
                     ended = outcome => if let Err(e) = ended { tracing::warn!("the page's server ended: {e}") },
@@ -138,6 +142,11 @@ fn router(tells: Tells) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        time::Duration,
+    };
 
     fn serving(status: &'static str) -> Live {
         let tells = Tells {
@@ -157,6 +166,23 @@ mod tests {
         assert!(ask("/metrics").1.ends_with("esker_round 3\n"));
         assert_eq!(ask("/healthz").0, 200);
         assert_eq!(ask("/x").0, 404);
+    }
+
+    /// Whoever opened connections without end once took a process's descriptors, and a process that cannot open a blob ends.
+    #[test]
+    fn connections_have_a_bound() {
+        let live = serving("{}");
+        let connect = || TcpStream::connect(live.addr()).unwrap();
+        let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| connect()).collect();
+        let mut one_more = connect();
+        one_more.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        one_more.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(one_more.read(&mut [0]).is_err(), "answered beside {} others", silent.len());
+        drop(silent);
+        one_more.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut answer = String::new();
+        one_more.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("ok\n"), "{answer}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::{
 };
 use tokio::{
     sync::{
-        Notify, Semaphore,
+        Notify,
         mpsc::{self, UnboundedReceiver},
     },
     time::timeout,
@@ -97,7 +97,7 @@ pub(super) fn serve(listener: std::net::TcpListener, house: House, stop: Arc<Not
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let door = Door { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+        let door = Door::new(listener, CONNECTIONS_MAX);
         let router = Router::new()
             .route("/v1/completions", post(completions))
             .route("/v1/models", get(models))

@@ -1,4 +1,5 @@
-//! Connections with bounds: how many there are, and how long one may wait for its peer.
+//! Connections with bounds: how many there are, and how long one may wait for its peer. What listens for others than its
+//! owner comes through here.
 //!
 //! A peer that sends no byte for [`PATIENCE`] while a request of its is due, or takes none of an answer, loses its
 //! connection. While a request is being answered nothing is due from the peer, however long that takes.
@@ -29,13 +30,20 @@ use tokio::{
 /// Most connections at once; more wait to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 256;
 /// How long a peer may keep a connection waiting.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Accepts connections within bounds.
 #[derive(Debug)]
-pub(super) struct Door {
-    pub listener: TcpListener,
-    pub places: Arc<Semaphore>,
+pub struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl Door {
+    /// At most so many `connections` at once; more wait to be accepted.
+    pub fn new(listener: TcpListener, connections: usize) -> Door {
+        Door { listener, places: Arc::new(Semaphore::new(connections)) }
+    }
 }
 
 /// Requests of one connection that are being answered.
@@ -61,7 +69,7 @@ impl Drop for Answering {
 
 /// A connection that does not wait for ever.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub struct Wire {
     stream: TcpStream,
     busy: Busy,
     patience: Pin<Box<Sleep>>,
