@@ -276,7 +276,23 @@ impl RunSpec {
         need((1..1 << 50).contains(&self.blob_bytes), "blob_bytes", "1 to 2^50 are allowed")?;
         need(self.delay <= 1, "delay", "0 or 1 is allowed")?;
         self.check_people()?;
-        self.check_limits()
+        self.check_limits()?;
+        self.check_numbers()
+    }
+
+    /// What no reader takes, no writer may send.
+    fn check_numbers(&self) -> Result<(), Malformed> {
+        let l = &self.limits;
+        let alpha = self.outer.alpha.iter().map(|k| ("outer.alpha", k.alpha));
+        let numbers = [
+            ("outer.beta", self.outer.beta),
+            ("limits.norm_ratio", l.norm_ratio),
+            ("limits.overlap_max", l.overlap_max),
+            ("limits.agreement_min", l.agreement_min),
+            ("limits.age_ratio", l.age_ratio),
+        ];
+        let plain = |x: f32| x.is_finite() && x.to_bits() != (-0.0f32).to_bits();
+        alpha.chain(numbers).try_for_each(|(what, x)| need(plain(x), what, "must be finite, and zero without a sign"))
     }
 
     fn check_people(&self) -> Result<(), Malformed> {

@@ -159,9 +159,9 @@ fn a_panic_of_the_work_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let spec = Arc::new(spec(&[key(61).id()], 8));
     let (a, work) = start(61, role::ALL, &spec, dir.path(), &[], Way::Mesh);
-    until("a round", 20, || a.snapshot().applied >= 1);
+    until("a round", || a.snapshot().applied >= 1);
     work.broken.store(true, std::sync::atomic::Ordering::Relaxed);
-    until("it has ended", 20, || !a.is_running());
+    until("it has ended", || !a.is_running());
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| a.stop())).unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"the toy is broken"));
 }

@@ -39,6 +39,10 @@ fn a_spec_that_cannot_run_is_refused_by_name() {
     assert!(refused(|s| s.delay = 2).contains("delay"));
     assert!(refused(|s| s.outer.k = 0).contains("outer.k"));
     assert!(refused(|s| s.limits.norm_ratio = f32::NAN).contains("norm_ratio"));
+    // Its own bytes would not be read.
+    assert!(refused(|s| s.limits.age_ratio = f32::INFINITY).contains("age_ratio"));
+    assert!(refused(|s| s.outer.beta = -0.0).contains("outer.beta"));
+    assert!(refused(|s| s.outer.alpha[0].alpha = f32::INFINITY).contains("outer.alpha"));
 }
 
 #[test]
