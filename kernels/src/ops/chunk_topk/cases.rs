@@ -132,9 +132,9 @@ impl Op for ChunkTopk {
         let (n, grid) = (case.grid().len(), case.grid());
         let f32 = || Tensor::alone(s, DType::F32, [n]);
         let mut ready = Ready { e: f32()?, anchor: f32()?, theta: f32()?, updates: Vec::new(), sum: 0.0 };
-        ready.anchor.set(&drawn(case, seed, 0)[1]);
+        ready.anchor.set(&anchor(case, seed));
         for peer in 0..case.peers() {
-            let [e, _, theta] = drawn(case, seed, peer);
+            let [e, theta] = drawn(case, seed, peer);
             ready.e.set(&e);
             ready.theta.set(&theta);
             ready.updates.push(Tensor::alone(s, DType::U32, [grid.update_words(case.spec)])?);
@@ -185,16 +185,13 @@ impl Op for ChunkTopk {
 
     fn reference(case: &Case, seed: u64) -> Vec<Output> {
         let grid = case.grid();
-        let mut sent = Vec::new();
-        let mut state = drawn(case, seed, 0);
+        let (mut sent, mut left, mut anchor) = (Vec::new(), Vec::new(), anchor(case, seed));
         for peer in 0..case.peers() {
-            state = drawn(case, seed, peer);
-            let [e, anchor, theta] = &mut state;
-            let beta = if case.what == What::InPlace { 1.0 } else { BETA };
-            let (anchor, theta) = if case.what == What::InPlace { (&*theta, &*theta) } else { (&*anchor, &*theta) };
-            sent.push(reference::compress(grid, case.spec, beta, e, anchor, theta));
+            let [mut e, theta] = drawn(case, seed, peer);
+            let (beta, from) = if case.what == What::InPlace { (1.0, &theta) } else { (BETA, &anchor) };
+            sent.push(reference::compress(grid, case.spec, beta, &mut e, from, &theta));
+            left = e;
         }
-        let [e, mut anchor, _] = state;
         if let What::Fold { mean, .. } = case.what {
             let updates: Vec<(&[u8], f32)> = sent.iter().enumerate().map(|(i, u)| (&u[..], factor(i))).collect();
             reference::fold(grid, case.spec, &updates, mean, ALPHA, &mut anchor);
@@ -208,7 +205,7 @@ impl Op for ChunkTopk {
             return vec![Output { name: "sum of squares", values: vec![sum] }];
         }
         vec![
-            Output { name: "e", values: wide(&e) },
+            Output { name: "e", values: wide(&left) },
             Output { name: "update", values: sent[0].iter().map(|&b| f64::from(b)).collect() },
         ]
     }
@@ -232,10 +229,14 @@ fn send(s: &Stream, case: &Case, r: &mut Ready, peer: usize) -> Result<()> {
     Ok(())
 }
 
-/// e, anchor and theta of a peer; the anchor is the same for all.
-fn drawn(case: &Case, seed: u64, peer: usize) -> [Vec<f32>; 3] {
-    let n = case.grid().len();
-    [draw(seed + 10 * peer as u64, n), draw(seed + 1, n), draw(seed + 10 * peer as u64 + 2, n)]
+/// The weights from which all peers begin.
+fn anchor(case: &Case, seed: u64) -> Vec<f32> {
+    draw(seed + 1, case.grid().len())
+}
+
+/// e and theta of a peer.
+fn drawn(case: &Case, seed: u64, peer: usize) -> [Vec<f32>; 2] {
+    [0, 2].map(|of| draw(seed + 10 * peer as u64 + of, case.grid().len()))
 }
 
 #[cfg(test)]
@@ -317,12 +318,12 @@ mod tests {
         let s = Stream::cpu(2).unwrap();
         let spec = Spec { k: 4096, codec: Codec::Exact };
         let case = Case { rows: 70, cols: 90, spec, what: What::Compress };
-        let peers: Vec<[Vec<f32>; 3]> = (0..3).map(|p| drawn(&case, 4, p)).collect();
+        let (start, peers) = (anchor(&case, 4), [0, 1, 2].map(|p| drawn(&case, 4, p)));
         let mut updates = Vec::new();
-        for [_, anchor, theta] in &peers {
+        for [_, theta] in &peers {
             let mut r = ChunkTopk::prepare(&s, &case, 4).unwrap();
             r.e.set(&vec![0.0; r.e.len()]);
-            r.anchor.set(anchor);
+            r.anchor.set(&start);
             r.theta.set(theta);
             send(&s, &case, &mut r, 0).unwrap();
             assert!(r.e.f32().iter().all(|&e| e == 0.0), "nothing is left over");
@@ -333,8 +334,8 @@ mod tests {
         let (anchor, theta) = (&mut r.anchor, &mut r.theta);
         fold(&s, case.grid(), spec, Fold { updates: &updates, mean: Mean::Peers, alpha: 1.0, anchor, theta }).unwrap();
         for (j, got) in r.theta.f32().iter().enumerate() {
-            let a = peers[0][1][j];
-            let mean = peers.iter().fold(0.0, |sum, p| sum + (a - p[2][j])) / 3.0;
+            let a = start[j];
+            let mean = peers.iter().fold(0.0, |sum, p| sum + (a - p[1][j])) / 3.0;
             assert_eq!(got.to_bits(), (a - mean).to_bits());
         }
     }
